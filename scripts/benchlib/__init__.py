@@ -1,0 +1,7 @@
+"""The benchmark: trackproxy and its peers in front of the same nodes, measured in turns.
+
+In reading order: `peers` (who is measured and how each is started), `conf/` (their configurations, for
+judging the fairness), `nodes` (what they forward to), `load` and `heads.lua` (the requests), `rounds` (the
+main measurement), `soak`, `bodies` with `byte_node`, and `idle` (the others), `table` (what is printed);
+beneath them `children`, `usage` and `machine`.
+"""

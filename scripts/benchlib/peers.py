@@ -1,0 +1,111 @@
+"""Who is measured: each with one process of work on one core, keep-alive on both sides, and no log.
+
+To add a peer: one function that writes its configuration and returns its command, and one row in PEERS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchlib.children import BenchError, Command, free_ports, running
+from benchlib.nodes import nginx_argv, render
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+TRACKPROXY = Path(sys.executable).parent / "trackproxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One start of a peer: where it may write, where it listens, what it forwards to (host:port each)."""
+
+    folder: Path
+    port: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """program: what must be installed. argv: writes the configuration, returns the command."""
+
+    title: str
+    program: str
+    argv: Callable[[Site], list[str]]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningPeer:
+    name: str
+    title: str
+    pid: int
+    port: int
+
+
+def _trackproxy(site: Site) -> list[str]:
+    to = [word for node in site.nodes for word in ("--to", node)]
+    return [str(TRACKPROXY), "serve", "--listen", f"127.0.0.1:{site.port}", *to]
+
+
+def _aiohttp(site: Site) -> list[str]:
+    return [sys.executable, str(SCRIPTS / "aiohttp_proxy.py"), str(site.port), *site.nodes]
+
+
+def _nginx(site: Site) -> list[str]:
+    return nginx_argv(render("nginx.conf", site.folder, site.port, site.nodes))
+
+
+def _haproxy(site: Site) -> list[str]:
+    return ["haproxy", "-db", "-f", str(render("haproxy.cfg", site.folder, site.port, site.nodes))]
+
+
+def _caddy(site: Site) -> list[str]:
+    conf = render("Caddyfile", site.folder, site.port, site.nodes)
+    return ["caddy", "run", "--adapter", "caddyfile", "--config", str(conf)]
+
+
+PEERS = {
+    "trackproxy": Peer("trackproxy", str(TRACKPROXY), _trackproxy),
+    "haproxy": Peer("HAProxy", "haproxy", _haproxy),
+    "nginx": Peer("nginx", "nginx", _nginx),
+    "caddy": Peer("Caddy", "caddy", _caddy, {"GOMAXPROCS": "1", "HOME": "."}),
+    "aiohttp": Peer("aiohttp proxy", sys.executable, _aiohttp),
+}
+
+
+def available(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split into those that can be started, and one sentence for each that cannot."""
+    usable, skipped = [], []
+    for name in names:
+        if name not in PEERS:
+            raise BenchError(f"no peer is called {name!r}; there are: {', '.join(PEERS)}")
+        if reason := _missing(name):
+            skipped.append(f"{name} is skipped: {reason}")
+        else:
+            usable.append(name)
+    return usable, skipped
+
+
+def _missing(name: str) -> str:
+    program = PEERS[name].program
+    if shutil.which(program) is None:
+        return f"there is no {program}"
+    if name == "trackproxy":
+        asked = subprocess.run([program, "serve", "--help"], capture_output=True, check=False, timeout=60)
+        return "its command 'serve' does not work" if asked.returncode else ""
+    return ""
+
+
+@contextlib.contextmanager
+def running_peer(name: str, nodes: tuple[str, ...], folder: Path, cores: str) -> Iterator[RunningPeer]:
+    """Start one peer in front of `nodes` on a free port; it ends on leaving."""
+    peer = PEERS[name]
+    (port,) = free_ports(1)
+    command = Command(name, peer.argv(Site(folder, port, nodes)), cores, peer.env)
+    with running(command, port, folder) as pid:
+        yield RunningPeer(name, peer.title, pid, port)

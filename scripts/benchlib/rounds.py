@@ -1,0 +1,105 @@
+"""The main measurement: peers take turns on one core under the same load, for some rounds.
+
+Turns make the ratios honest: what disturbs the machine for a while disturbs neighbouring turns alike, so
+each ratio is the median of the ratios within a round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from benchlib.load import Load, run_load
+from benchlib.machine import Cores
+from benchlib.nodes import running_nodes, verify
+from benchlib.peers import RunningPeer, running_peer
+from benchlib.usage import MIB, cpu_time, rss_bytes
+
+REFERENCES = ("haproxy", "nginx")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One peer under load for one round; µs are CPU time per request of all its processes.
+
+    core_share: CPU time over wall time; clearly below 1 means that the load, not the proxy, set the rate.
+    """
+
+    requests_per_s: float
+    p50_ms: float
+    p99_ms: float
+    user_us: float
+    system_us: float
+    total_us: float
+    core_share: float
+    rss_mib: float
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A peer's medians over its turns (errors: the sum), and its CPU per request relative to REFERENCES."""
+
+    name: str
+    title: str
+    median: Turn
+    turns: list[Turn]
+    times: dict[str, float]
+
+
+def take_turn(peer: RunningPeer, load: Load) -> Turn:
+    """Load one running peer and read what it used meanwhile."""
+    before = cpu_time(peer.pid)
+    counted = run_load(load, peer.port)
+    used = cpu_time(peer.pid).since(before)
+    us = 1e6 / max(counted.requests, 1)
+    return Turn(
+        requests_per_s=counted.requests / counted.seconds,
+        p50_ms=counted.p50_ms,
+        p99_ms=counted.p99_ms,
+        user_us=used.user_s * us,
+        system_us=used.system_s * us,
+        total_us=used.total_s * us,
+        core_share=used.total_s / counted.seconds,
+        rss_mib=rss_bytes(peer.pid) / MIB,
+        errors=counted.errors,
+    )
+
+
+def measure_rounds(names: Sequence[str], load: Load, rounds: int, cores: Cores, folder: Path) -> list[Row]:
+    """Start all peers, check and warm each, then `rounds` rounds of turns."""
+    with contextlib.ExitStack() as stack:
+        nodes = stack.enter_context(running_nodes(folder, cores.load))
+        peers = [stack.enter_context(running_peer(name, nodes, folder, cores.proxy)) for name in names]
+        for peer in peers:
+            verify(peer.name, peer.port)
+            run_load(replace(load, seconds=1), peer.port)
+        turns: dict[str, list[Turn]] = {peer.name: [] for peer in peers}
+        for number in range(1, rounds + 1):
+            for peer in peers:
+                print(f"{load.heads} heads, round {number} of {rounds}: {peer.name}", file=sys.stderr)
+                turns[peer.name].append(take_turn(peer, load))
+    return [_row(peer, turns) for peer in peers]
+
+
+def _row(peer: RunningPeer, turns: Mapping[str, list[Turn]]) -> Row:
+    own = turns[peer.name]
+    times = {
+        reference: median(
+            mine.total_us / theirs.total_us for mine, theirs in zip(own, turns[reference], strict=True)
+        )
+        for reference in REFERENCES
+        if reference in turns
+    }
+    return Row(peer.name, peer.title, median_turn(own), own, times)
+
+
+def median_turn(turns: Sequence[Turn]) -> Turn:
+    """Each figure's own median; errors are added up."""
+    columns = [asdict(turn) for turn in turns]
+    figures = {key: median(column[key] for column in columns) for key in columns[0]}
+    return Turn(**{**figures, "errors": sum(turn.errors for turn in turns)})

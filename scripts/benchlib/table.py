@@ -1,0 +1,87 @@
+"""What is printed: aligned for the terminal, or Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from benchlib.bodies import Transfer
+from benchlib.idle import Idle
+from benchlib.rounds import REFERENCES, Row, Turn
+from benchlib.soak import Soaked
+
+TURN_HEADINGS = ["req/s", "p50 ms", "p99 ms", "user µs", "sys µs", "CPU µs/req"]
+Cells = list[str]
+
+
+def render_table(cells: Sequence[Cells], markdown: bool) -> str:
+    """`cells[0]` are the headings; the first column is text, the others are numbers."""
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    lines = [_line(row, widths, markdown) for row in cells]
+    rule = ["-" * (width - bool(column)) + ":" * bool(column) for column, width in enumerate(widths)]
+    lines.insert(
+        1, "| " + " | ".join(rule) + " |" if markdown else "  ".join("-" * width for width in widths)
+    )
+    return "\n".join(lines)
+
+
+def _line(row: Cells, widths: Sequence[int], markdown: bool) -> str:
+    padded = [row[0].ljust(widths[0])]
+    padded += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+    return "| " + " | ".join(padded) + " |" if markdown else "  ".join(padded)
+
+
+def _turn_cells(turn: Turn) -> Cells:
+    return [
+        f"{turn.requests_per_s:,.0f}",
+        f"{turn.p50_ms:.2f}",
+        f"{turn.p99_ms:.2f}",
+        f"{turn.user_us:.1f}",
+        f"{turn.system_us:.1f}",
+        f"{turn.total_us:.1f}",
+    ]
+
+
+def _tail_cells(turn: Turn) -> Cells:
+    return [f"{turn.core_share:.0%}", f"{turn.rss_mib:.0f}", str(turn.errors)]
+
+
+def rounds_cells(rows: Sequence[Row]) -> list[Cells]:
+    cells = [["proxy", *TURN_HEADINGS, "× HAProxy", "× nginx", "core", "RSS MiB", "errors"]]
+    for row in rows:
+        times = [f"{row.times[name]:.2f}" if name in row.times else "–" for name in REFERENCES]
+        cells.append([row.title, *_turn_cells(row.median), *times, *_tail_cells(row.median)])
+    return cells
+
+
+def soak_cells(soaked: Sequence[Soaked]) -> list[Cells]:
+    cells = [["proxy", "connections", *TURN_HEADINGS, "core", "RSS MiB", "errors"]]
+    for one in soaked:
+        cells.append([one.title, f"{one.connections:,}", *_turn_cells(one.turn), *_tail_cells(one.turn)])
+    return cells
+
+
+def bodies_cells(transfers: Sequence[Transfer]) -> list[Cells]:
+    cells = [["proxy", "direction", "MB/s", "CPU ms/GiB", "growth MiB"]]
+    for one in transfers:
+        figures = [f"{one.mb_per_s:,.0f}", f"{one.cpu_ms_per_gib:,.0f}", f"{one.growth_mib:.1f}"]
+        cells.append([one.title, one.direction, *figures])
+    return cells
+
+
+def idle_cells(found: Sequence[Idle]) -> list[Cells]:
+    cells = [["proxy", "after", "connections", "bytes/connection", "RSS MiB", "lost"]]
+    for one in found:
+        figures = [
+            f"{one.connections:,}",
+            f"{one.bytes_per_connection:,.0f}",
+            f"{one.rss_mib:.0f}",
+            str(one.lost),
+        ]
+        cells.append([one.title, one.after, *figures])
+    return cells
+
+
+def machine_line(machine: Mapping[str, str]) -> str:
+    told = dict(machine)
+    start = f"{told.pop('cpu')}, {told.pop('cores')} cores, Linux {told.pop('kernel')}"
+    return ", ".join([start, *(f"{name} {version}" for name, version in told.items())])

@@ -1,0 +1,141 @@
+"""Three nodes to try trackproxy with, all in this process and on loopback.
+
+They answer the documented forms: open pixel, click, unsubscribe, and a web page whose session lives in one
+node's memory. Their sockets are open before the settings are made, since those name the ports.
+"""
+
+from __future__ import annotations
+
+import html
+import secrets
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from typing import Any
+
+from aiohttp import web
+
+from trackproxy.units import Address, parse_address
+
+NODES = ("node1", "node2", "node3")
+SESSIONS = 1000  # kept by each node; the oldest goes first
+
+PIXEL = bytes.fromhex(
+    "47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b"
+)
+NEVER_CACHED = {"Cache-Control": "no-cache, no-store, must-revalidate, max-age=0", "Pragma": "no-cache"}
+
+BANNER = """\
+trackproxy demo: {url} in front of three nodes in this process. X-Demo-Node says which one answered.
+
+  an open:         curl -D - -o /dev/null {url}/db/7/42/1.gif
+  a click:         curl -i {url}/t/7/42/3/1/
+  unsubscribe:     curl -i {url}/u/7/42/
+   with one click: curl -i -d List-Unsubscribe=One-Click {url}/u/7/42/
+  a web session:   curl -i -b cookies.txt -c cookies.txt {url}/
+                   (each node counts alone; with --balance source_hash a client stays on one node)
+
+Ctrl-C ends it."""
+
+
+class Node:
+    """One demo node; its sessions are in its own memory, as those of a real one."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._visits: dict[str, int] = {}
+
+    def application(self) -> web.Application:
+        """Return the node's routes; every answer carries the node's name."""
+        application = web.Application()
+        application.on_response_prepare.append(self._sign)
+        application.add_routes(
+            [
+                web.get("/db/{mailing}/{member}/1.gif", self.open),
+                web.get("/t/{mailing}/{member}/{url}/{group}/", self.click),
+                web.get("/page/{url}", self.page),
+                web.get("/u/{mailing}/{member}/", self.unsubscribe_page),
+                web.post("/u/{mailing}/{member}/", self.unsubscribe),
+                web.get("/", self.web_page),
+            ]
+        )
+        return application
+
+    async def _sign(self, request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["X-Demo-Node"] = self.name
+
+    async def open(self, request: web.Request) -> web.Response:
+        """Count an open: a pixel that is never cached."""
+        return web.Response(body=PIXEL, content_type="image/gif", headers=NEVER_CACHED)
+
+    async def click(self, request: web.Request) -> web.Response:
+        """Count a click: on to the target, here a page of the demo itself."""
+        return web.Response(status=302, headers={"Location": f"/page/{request.match_info['url']}"})
+
+    async def page(self, request: web.Request) -> web.Response:
+        """Return the target of a click."""
+        return _page(f"The target of link {request.match_info['url']}")
+
+    async def unsubscribe_page(self, request: web.Request) -> web.Response:
+        """Ask for confirmation: a GET alone, which scanners send too, unsubscribes nobody."""
+        return _page("Leave this list?", '<form method="post"><button>Unsubscribe</button></form>')
+
+    async def unsubscribe(self, request: web.Request) -> web.Response:
+        """Unsubscribe at once: RFC 8058 wants no redirect and no cookie."""
+        return web.Response(text=f"Member {request.match_info['member']} is unsubscribed.\n")
+
+    async def web_page(self, request: web.Request) -> web.Response:
+        """Count the visits of a session; another node knows nothing of them."""
+        session = request.cookies.get("session", "")
+        if len(session) != 32 or not session.isalnum():
+            session = secrets.token_hex(16)
+        response = _page(f"Visit {self._visit(session)} of this session to {self.name}")
+        response.set_cookie("session", session, httponly=True, samesite="Lax")
+        return response
+
+    def _visit(self, session: str) -> int:
+        if session not in self._visits and len(self._visits) >= SESSIONS:
+            del self._visits[next(iter(self._visits))]
+        self._visits[session] = self._visits.get(session, 0) + 1
+        return self._visits[session]
+
+
+def _page(title: str, body: str = "") -> web.Response:
+    text = f"<!doctype html><title>trackproxy demo</title><h1>{html.escape(title)}</h1>{body}\n"
+    return web.Response(text=text, content_type="text/html")
+
+
+@contextmanager
+def open_sockets() -> Iterator[list[socket.socket]]:
+    """Yield one listening socket for each node, on free ports of loopback; close them at the end."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in NODES]
+
+
+@asynccontextmanager
+async def running(sockets: list[socket.socket]) -> AsyncIterator[None]:
+    """Serve the nodes on their sockets within the running event loop."""
+    async with AsyncExitStack() as stack:
+        for name, listener in zip(NODES, sockets, strict=True):
+            runner = web.AppRunner(Node(name).application(), access_log=None, shutdown_timeout=1.0)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.SockSite(runner, listener).start()
+        yield
+
+
+def overrides(listen: str, balance: str, sockets: list[socket.socket]) -> dict[str, Any]:
+    """Return the settings that put one service in front of the nodes."""
+    ports = [listener.getsockname()[1] for listener in sockets]
+    nodes = {name: {"address": f"127.0.0.1:{port}"} for name, port in zip(NODES, ports, strict=True)}
+    return {"nodes": nodes, "services": {"web": {"protocol": "http", "listen": [listen], "balance": balance}}}
+
+
+def banner(listen: str) -> str:
+    """Return what to try; raise ValueError if a listener's address cannot stand in a URL."""
+    address = parse_address(listen, None)
+    if not address.port:
+        raise ValueError("the demo needs an address with a port, such as 127.0.0.1:8080")
+    host = "127.0.0.1" if address.host in ("", "0.0.0.0") else address.host
+    host = "::1" if host == "::" else host
+    return BANNER.format(url=f"http://{Address(host, address.port)}")

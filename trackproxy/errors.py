@@ -1,0 +1,67 @@
+"""The errors of trackproxy: each says whose side it is on and whether anything was sent.
+
+Foreign exceptions are translated into these where the foreign library is called; nobody above reads
+messages of other libraries.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Side(Enum):
+    """Whose fault a failure is."""
+
+    CLIENT = "client"
+    NODE = "node"
+    PROXY = "proxy"
+
+
+class TrackproxyError(Exception):
+    """Root of the family."""
+
+
+class ConfigError(TrackproxyError):
+    """The configuration cannot be used; `problems` holds one readable sentence for each reason."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class ListenError(TrackproxyError):
+    """A listening socket could not be opened; the message says which one and what to do."""
+
+
+class HttpError(TrackproxyError):
+    """One message or exchange cannot go on.
+
+    status: what the client is told, if it has not seen a byte of another answer yet.
+    """
+
+    side = Side.PROXY
+    status = 500
+
+
+class BadRequest(HttpError):
+    """The client's message is refused; nothing of it may reach a node."""
+
+    side = Side.CLIENT
+
+    def __init__(self, reason: str, status: int = 400) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class BadAnswer(HttpError):
+    """The node's message is refused; its connection is never used again."""
+
+    side = Side.NODE
+    status = 502
+
+
+class ConnectFailed(HttpError):
+    """The node refused, reset, or did not answer the handshake in time: nothing was sent."""
+
+    side = Side.NODE
+    status = 502

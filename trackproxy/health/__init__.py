@@ -1,0 +1,1 @@
+"""What is observed of endpoints: `outliers` (what live traffic says about one)."""

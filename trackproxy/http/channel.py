@@ -1,0 +1,87 @@
+"""The way to one endpoint: its idle connections, last used first, and how new ones are made."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from trackproxy.errors import ConnectFailed
+from trackproxy.http.upstream import Upstream
+
+if TYPE_CHECKING:
+    from trackproxy.http.edge import Edge
+    from trackproxy.http.heads import Request
+    from trackproxy.http.service import Service
+    from trackproxy.pool.endpoints import Endpoint
+
+MARGIN_S = 1.0  # an idle connection is given up this long before the node says that it would
+
+
+class Channel:
+    """Connections to one endpoint. idle: those that may be used, the last one first."""
+
+    __slots__ = ("_idle_s", "endpoint", "idle", "service")
+
+    def __init__(self, service: Service, endpoint: Endpoint) -> None:
+        self.service = service
+        self.endpoint = endpoint
+        self.idle: list[Upstream] = []
+        self._idle_s = service.settings.keepalive.idle
+
+    def learn(self, node_idle_s: float) -> None:
+        """The node says how long it keeps idle connections: ours has to be the shorter wait.
+
+        RFC 9112, 9.5: a request that meets a node's closing is lost or has to be sent again.
+        """
+        self._idle_s = min(self.service.settings.keepalive.idle, max(node_idle_s - MARGIN_S, node_idle_s / 2))
+
+    def park(self, upstream: Upstream) -> None:
+        """Keep a connection for the next request, if there is room for it."""
+        if len(self.idle) < self.service.settings.keepalive.connections and not self.service.draining:
+            upstream.deadline = self.service.sweep.now + self._idle_s
+            self.idle.append(upstream)
+        else:
+            upstream.transport.close()
+
+    def forget(self, upstream: Upstream) -> None:
+        """A connection is gone, or about to go: nobody must get it any more."""
+        if upstream in self.idle:
+            self.idle.remove(upstream)
+
+    def send(self, edge: Edge, request: Request, fresh: bool) -> None:
+        """Send REQUEST over an idle connection, or a new one if there is none or FRESH is asked for."""
+        if self.idle and not fresh:
+            self.idle.pop().send(edge, request)
+        else:
+            self.service.spawn(self._connect_and_send(edge, request))
+
+    async def _connect_and_send(self, edge: Edge, request: Request) -> None:
+        try:
+            upstream = await self._connect()
+        except ConnectFailed as error:
+            self.service.connect_failed(edge, request, self.endpoint, error)
+            return
+        self.service.connected(self.endpoint)
+        if edge.request is request and request.endpoint is self.endpoint:
+            upstream.send(edge, request)
+        else:
+            self.park(upstream)  # the client went away in the meantime
+
+    async def _connect(self) -> Upstream:
+        """Open a connection; raises ConnectFailed."""
+        loop, address = self.service.loop, self.endpoint.address
+        timeout_s = self.service.timeouts.connect
+        try:
+            async with asyncio.timeout(timeout_s):
+                if address.path:
+                    _, upstream = await loop.create_unix_connection(self._make, address.path)
+                else:
+                    _, upstream = await loop.create_connection(self._make, address.host, address.port)
+        except TimeoutError as error:
+            raise ConnectFailed(f"no connection within {timeout_s:g} s") from error
+        except OSError as error:
+            raise ConnectFailed(error.strerror or str(error)) from error
+        return upstream
+
+    def _make(self) -> Upstream:
+        return Upstream(self)

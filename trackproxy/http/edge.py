@@ -1,0 +1,363 @@
+"""One client connection, from top to bottom: read a head, hand it over, pass its body on, wait, repeat.
+
+One request at a time is on its way; what a client sends ahead (pipelining) waits in `_buffer`, and the
+client is no longer read once that has PIPELINED_BYTES. What `deadline` stands for follows from the
+state: see `expire`. The answer is written by the upstream connection that serves the request, straight
+to `transport`: a call in between would cost one of the few microseconds that a request has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from trackproxy.clock import NEVER
+from trackproxy.errors import BadRequest
+from trackproxy.http.answers import CONTINUE
+from trackproxy.http.heads import (
+    CLOSE,
+    Request,
+    check_beginning,
+    check_size,
+    read_request,
+    without_empty_lines,
+)
+from trackproxy.http.identity import UNKNOWN, Connection, full_lines, plain_lines
+from trackproxy.http.tunnel import Linger
+
+if TYPE_CHECKING:
+    from trackproxy.http.service import Service
+    from trackproxy.http.upstream import Upstream
+
+PIPELINED_BYTES = 64 * 1024
+
+
+class Edge(asyncio.Protocol):
+    """The protocol of one client connection.
+
+    client: a number for its address, for policies that look at it. request: the one on its way.
+    upstream: the node connection that serves it. stalled: the client takes no more for now.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_connection",
+        "_half_closed",
+        "_held",
+        "_plain_lines",
+        "_unsent",
+        "client",
+        "deadline",
+        "request",
+        "service",
+        "stalled",
+        "transport",
+        "trusted",
+        "upstream",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.request: Request | None = None
+        self.upstream: Upstream | None = None
+        self.stalled = False
+        self.client = 0
+        self.trusted = False
+        self.deadline = service.sweep.now + service.timeouts.head
+        self._buffer = b""
+        self._half_closed = False
+        self._held = False  # reading is paused
+        self._unsent = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        service = self.service
+        peer = transport.get_extra_info("peername")
+        own = transport.get_extra_info("sockname")
+        by_ip = isinstance(peer, tuple)
+        self._connection = Connection(peer[0].encode() if by_ip else UNKNOWN, own[1] if by_ip else 0)
+        if by_ip and service.looks_at_clients:
+            self.client, self.trusted = service.look_at(peer[0])
+        # None: the lines differ from request to request.
+        plain = not self.trusted and not service.settings.forwarded
+        self._plain_lines = (
+            plain_lines(self._connection, service.settings.via, service.ids) if plain else None
+        )
+        service.opened(self)
+
+    # --- what the client sends ---
+
+    def data_received(self, data: bytes) -> None:
+        if self.request is not None or self.stalled:
+            self._take_more(data)
+        elif self._buffer:
+            self._read(self._buffer + data, len(self._buffer))
+        else:
+            self._read(data, 0)
+
+    def _read(self, data: bytes, checked: int) -> None:
+        """Begin with the request whose head is at the start of DATA, as soon as that is complete."""
+        service = self.service
+        try:
+            if data.startswith(b"\r\n"):
+                data = without_empty_lines(data)
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                self._await_head(data, checked)
+                return
+            line_end = data.find(b"\r\n")
+            if end > service.checked_size:
+                check_size(end, line_end, service.limits)
+            request = read_request(data[:line_end], data[line_end + 2 : end + 2])
+            fields = request.fields
+            if fields.count > service.limits.fields:
+                raise BadRequest("too many fields", 431)
+            self.deadline = NEVER
+            self._buffer = data[end + 4 :]
+            if fields.plain:
+                self.request = request
+                service.dispatch(self, request)
+            else:
+                self._begin_body(request)
+        except BadRequest as refusal:
+            self.refuse(refusal)
+
+    def _await_head(self, data: bytes, checked: int) -> None:
+        if self._half_closed:
+            self.close()
+            return
+        check_beginning(data, checked, self.service.limits)
+        if not self._buffer:
+            self.deadline = self.service.sweep.now + self.service.timeouts.head
+        self._buffer = data
+
+    def _begin_body(self, request: Request) -> None:
+        """Take what is there of the body, before a node gets the head: it may still be refused."""
+        fields, data = request.fields, self._buffer
+        if fields.length:
+            request.body = self.service.new_body(fields.length)
+            self._buffer = b""
+            request.body.feed(data)
+            if request.body.complete:
+                self._buffer = request.body.rest
+        if fields.expects and not data:  # RFC 9110, 10.1.1: answered here, so that a node never sees it
+            self.transport.write(CONTINUE)
+        self.request = request
+        self._go_on(request)
+
+    def _take_more(self, data: bytes) -> None:
+        """Take what comes while a request is on its way: more of its body, or what follows it."""
+        request = self.request
+        body = None if request is None else request.body
+        if request is None or body is None or body.complete:
+            self._buffer += data
+            if len(self._buffer) > PIPELINED_BYTES:
+                self.hold()
+            return
+        try:
+            body.feed(data)
+        except BadRequest as refusal:
+            self.abandon(refusal)
+            return
+        if body.complete:
+            self._buffer = body.rest
+        self._go_on(request)
+
+    def _go_on(self, request: Request) -> None:
+        """Hand over the request, or more of its body, as far as that can be done now."""
+        body = request.body
+        self.deadline = NEVER if body is None or body.complete else self._body_deadline()
+        if not request.dispatched:
+            if body is None or body.ready:
+                self.service.dispatch(self, request)
+        elif self.upstream is not None:
+            self.upstream.send_body()
+        if body is not None and not body.complete and request.dispatched and self.upstream is None:
+            self.hold()  # nobody to give it to yet
+
+    def _body_deadline(self) -> float:
+        return self.service.sweep.now + self.service.timeouts.body
+
+    # --- what nodes are told ---
+
+    def head_for_node(self, request: Request) -> bytes:
+        """Return the head of REQUEST as a node gets it; the same bytes for every try."""
+        fields = request.fields
+        host = request.host
+        if host is None:  # HTTP/1.0: sites are told apart by the address that the client reached
+            host = self.service.own_authority(self.transport.get_extra_info("sockname"))
+        ids = self.service.ids
+        if self._plain_lines is not None:
+            return b"%b\r\nHost: %b\r\n%bX-Forwarded-Host: %b\r\n%b%016x\r\n%b\r\n" % (
+                request.line,
+                host,
+                fields.forward,
+                host,
+                self._plain_lines,
+                ids.next(),
+                fields.framing,
+            )
+        settings = self.service.settings
+        named = fields.named if self.trusted else {}
+        lines = full_lines(self._connection, host, named, settings.forwarded, settings.via, ids.make())
+        return b"%b\r\nHost: %b\r\n%b%b%b\r\n" % (request.line, host, fields.forward, lines, fields.framing)
+
+    # --- the end of a request ---
+
+    def answered(self) -> None:
+        """The whole answer has been written: go on with the next request, or close."""
+        request = self.request
+        assert request is not None
+        self.request = self.upstream = None
+        if request.body is not None and not request.body.complete:
+            self.linger()  # RFC 9112, 9.6: the client is still sending
+        elif request.ending is CLOSE or (self._half_closed and not self._buffer):
+            self.close()
+        else:
+            if self.stalled:
+                return  # `resume_writing` goes on
+            self.deadline = self.service.sweep.now + self.service.timeouts.idle
+            if self._held:
+                self.release()
+            if self._buffer:
+                self.service.loop.call_soon(self._read_next)
+
+    def _read_next(self) -> None:
+        """Go on with what the client sent ahead, unless it does not even take what it asked for."""
+        if self.request is None and self._buffer and not self.stalled and not self.transport.is_closing():
+            data, self._buffer = self._buffer, b""
+            self._read(data, 0)
+
+    def refuse(self, refusal: BadRequest) -> None:
+        """Answer with the refusal's status, and close once the client had a chance to read it."""
+        self.request = self.upstream = None
+        self.transport.write(self.service.local_answer(refusal.status, str(refusal), CLOSE))
+        self.linger()
+
+    def abandon(self, refusal: BadRequest) -> None:
+        """Give up the request on its way, and say why if the client has not seen another answer yet."""
+        request = self.request
+        assert request is not None
+        self.service.forget(self, request)
+        if request.answered:
+            self.cut()
+        else:
+            self.refuse(refusal)
+
+    def cut(self) -> None:
+        """End an answer that cannot be completed so that the client does not take it for whole."""
+        self.request = self.upstream = None
+        self.transport.abort()
+
+    def close(self) -> None:
+        """Close once everything is written; the deadline for that is the write timeout."""
+        self.deadline = self.service.sweep.now + self.service.timeouts.write
+        self._unsent = self.transport.get_write_buffer_size()
+        self.transport.close()
+
+    def linger(self) -> None:
+        """Hand the connection to a protocol that reads the rest of it and forgets it."""
+        self.service.closed(self)
+        Linger(self.transport, self.service.sweep, self.service.timeouts.linger)
+
+    def retire(self) -> None:
+        """Close if nothing is on its way."""
+        if self.request is None and not self._buffer:
+            self.close()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def leave(self) -> bytes:
+        """Give the connection up, for a tunnel; return what the client has sent ahead."""
+        self.service.closed(self)
+        self.request = self.upstream = None
+        return self._buffer
+
+    # --- flow control ---
+
+    def hold(self) -> None:
+        """Stop reading; whoever calls it has a deadline of its own."""
+        if not self._held and not self.transport.is_closing():
+            self._held = True
+            self.transport.pause_reading()
+            if self.request is not None and not self.request.waiting:
+                self.deadline = NEVER
+
+    def release(self) -> None:
+        """Read on."""
+        if self._held and not self.transport.is_closing():
+            self._held = False
+            self.transport.resume_reading()
+            if self.request is not None and not self.request.complete:
+                self.deadline = self._body_deadline()
+
+    def pause_writing(self) -> None:
+        self.stalled = True
+        self._await_client()
+        if self.upstream is not None:
+            self.upstream.hold()
+
+    def resume_writing(self) -> None:
+        self.stalled = False
+        request = self.request
+        if request is None:
+            self.deadline = self.service.sweep.now + self.service.timeouts.idle
+            self.release()
+            self._read_next()
+            return
+        self.deadline = NEVER if request.complete or self._held else self._body_deadline()
+        if self.upstream is not None:
+            self.upstream.release()
+
+    def _await_client(self) -> None:
+        self._unsent = self.transport.get_write_buffer_size()
+        self.deadline = self.service.sweep.now + self.service.timeouts.write
+
+    # --- the end of the connection ---
+
+    def expire(self) -> None:
+        """The deadline has passed: which one it was follows from what the connection was doing."""
+        request = self.request
+        if self.stalled or self.transport.is_closing():
+            if self.transport.get_write_buffer_size() < self._unsent:
+                self._await_client()  # slow, but it reads
+            else:
+                self.transport.abort()
+        elif request is None:
+            self._expire_between_requests()
+        elif request.waiting:
+            self.service.waited_too_long(self, request)
+        elif not request.complete:
+            self.abandon(BadRequest("the body did not come in time", 408))
+        elif self._half_closed and not request.answered:
+            self.transport.abort()
+        else:
+            self.deadline = NEVER
+
+    def _expire_between_requests(self) -> None:
+        if self._buffer:
+            self.refuse(BadRequest("the head did not come in time", 408))
+        else:
+            self.close()
+
+    def eof_received(self) -> bool:
+        """The client has sent its last byte; a request that is complete still gets its answer."""
+        request = self.request
+        if request is None or not request.complete:
+            return False
+        self._half_closed = True
+        if not self.stalled:
+            self.deadline = min(self.deadline, self.service.sweep.now + self.service.timeouts.client_gone)
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        service = self.service
+        service.closed(self)
+        request = self.request
+        if request is not None:
+            service.forget(self, request)
+            self.request = self.upstream = None
+        self._buffer = b""

@@ -1,0 +1,188 @@
+"""Start lines, read strictly, and the request on its way (RFC 9112, 3 and 4).
+
+What leaves is made from what was read, so that both sides see one and the same message. A target
+reaches the node byte for byte; an absolute-form one is turned into origin-form plus Host.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from trackproxy.errors import BadAnswer, BadRequest
+from trackproxy.http.fields import MEMO_BYTES, MEMO_ENTRIES, RequestFields, request_fields
+
+if TYPE_CHECKING:
+    from trackproxy.http.framing import RequestBody
+    from trackproxy.pool.endpoints import Endpoint
+    from trackproxy.settings import Limits
+
+# RFC 9110, 9.2.2: may be sent again. A tracking hit is a GET; nodes drop repeats by hit id.
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
+REFUSED = frozenset({b"CONNECT", b"TRACE"})
+ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+# How the head of an answer ends, which also says what becomes of the client's connection.
+CLOSE = b"Connection: close\r\n\r\n"
+KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
+PERSISTENT = b"\r\n"  # HTTP/1.1 needs no word for it
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VISIBLE = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))  # a fragment is never sent
+_EMPTY_LINES = re.compile(rb"(?:\r\n){1,4}")
+# What no head may hold, whatever comes after it: controls, LF without CR, CR without LF.
+_ILLEGAL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
+_LINE_OVERHEAD = 64  # method, version and spaces beside the target
+_VERSION = re.compile(rb"HTTP/[0-9](?:\.[0-9])?")
+_ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
+_AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+;=%]+)(?::[0-9]{0,5})?")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
+
+
+class Request:
+    """One request: what was asked, and how far it has come.
+
+    What most requests never need is a default of the class, so that an ordinary one sets only what
+    its head says.
+
+    line: the request line for the node. host: the host that was asked for, None if none was named.
+    ending: how the head of the answer ends (CLOSE, KEEP_ALIVE or PERSISTENT).
+    deadline: until when an answer has to begin, all tries together.
+    """
+
+    endpoint: Endpoint | None = None  # set while it counts as active there
+    tried: tuple[Endpoint, ...] = ()
+    body: RequestBody | None = None
+    head: bytes = b""  # as sent to a node, once one was found
+    deadline: float = 0.0
+    one_zero: bool = False  # HTTP/1.0
+    dispatched: bool = False
+    waiting: bool = False  # in the queue, since every endpoint is full
+    answered: bool = False  # a byte of the answer went to the client
+
+    def __init__(self, method: bytes, line: bytes, host: bytes | None, fields: RequestFields) -> None:
+        self.method = method
+        self.line = line
+        self.host = host
+        self.fields = fields
+        self.ending = CLOSE if fields.close else PERSISTENT
+
+    @property
+    def complete(self) -> bool:
+        """Whether the client has sent all of it."""
+        return self.body is None or self.body.complete
+
+
+def read_request(line: bytes, block: bytes) -> Request:
+    """Read a head: the request LINE without its CRLF, the field BLOCK with the CRLF of each line.
+
+    Raises BadRequest; its status is 400, 405, 417, 501 or 505.
+    """
+    try:
+        method, target, version = line.split(b" ")
+    except ValueError:
+        raise BadRequest("malformed request line") from None
+    if version != b"HTTP/1.1":
+        return _read_other_version(method, target, version, block)
+    fields = request_fields(block)
+    if fields.host is None:  # RFC 9112, 3.2
+        raise BadRequest("Host is missing")
+    if target[:1] != b"/" or method != b"GET" or target.translate(None, _VISIBLE):
+        _check(method, target)
+        if target[:1] != b"/":
+            return _read_other_form(method, target, fields)
+    return Request(method, line, fields.host, fields)
+
+
+def without_empty_lines(data: bytes) -> bytes:
+    """Return DATA without the few empty lines that may stand before a request (RFC 9112, 2.2)."""
+    empty = _EMPTY_LINES.match(data)
+    return data[empty.end() :] if empty else data
+
+
+def check_size(end: int, line_end: int, limits: Limits) -> None:
+    """Check a head of END bytes whose first line has LINE_END, -1 if it goes on; raises BadRequest."""
+    if (line_end if line_end >= 0 else end) > limits.target + _LINE_OVERHEAD:
+        raise BadRequest("the target is too long", 414)
+    if end > limits.head:
+        raise BadRequest("the head is too large", 431)
+
+
+def check_beginning(data: bytes, checked: int, limits: Limits) -> None:
+    """Refuse at once what can no longer become a valid head; raises BadRequest.
+
+    The first CHECKED bytes of DATA have been looked at before.
+    """
+    line_end = data.find(b"\r\n")
+    check_size(len(data), line_end, limits)
+    if _ILLEGAL.search(data, max(checked - 1, 0)):
+        raise BadRequest("character that is not allowed in a head")
+    if line_end > 0 and checked <= line_end + 2:
+        words = data[:line_end].split(b" ")
+        if len(words) != 3 or not _VERSION.fullmatch(words[2]):
+            raise BadRequest("malformed request line")
+
+
+def _check(method: bytes, target: bytes) -> None:
+    if not _TOKEN.fullmatch(method):
+        raise BadRequest("malformed method")
+    if not target or target.translate(None, _VISIBLE):
+        raise BadRequest("character in the target that is not allowed")
+    if method in REFUSED:
+        raise BadRequest("this method is not served here", 405)
+
+
+def _read_other_version(method: bytes, target: bytes, version: bytes, block: bytes) -> Request:
+    if version != b"HTTP/1.0":
+        known = _VERSION.fullmatch(version)
+        raise BadRequest("this version of HTTP is not spoken here", 505 if known else 400)
+    fields = request_fields(block)
+    if fields.length < 0:  # RFC 9112, 6.1: HTTP/1.0 knows no transfer codings
+        raise BadRequest("Transfer-Encoding in HTTP/1.0")
+    if fields.upgrade or fields.expects:  # RFC 9110, 7.8 and 10.1.1: to be ignored in HTTP/1.0
+        framing = b"" if fields.upgrade else fields.framing
+        fields = replace(fields, upgrade=b"", expects=False, framing=framing, plain=not fields.length)
+    _check(method, target)
+    if target[:1] == b"/":
+        request = Request(method, b"%b %b HTTP/1.1" % (method, target), fields.host, fields)
+    else:
+        request = _read_other_form(method, target, fields)
+    request.one_zero = True
+    request.ending = KEEP_ALIVE if fields.keep_alive and not fields.close else CLOSE
+    return request
+
+
+def _read_other_form(method: bytes, target: bytes, fields: RequestFields) -> Request:
+    """Read absolute-form and asterisk-form (RFC 9112, 3.2.2 and 3.2.4)."""
+    if target == b"*" and method == b"OPTIONS":
+        return Request(method, b"OPTIONS * HTTP/1.1", fields.host, fields)
+    absolute = _ABSOLUTE.fullmatch(target)
+    if not absolute or not _AUTHORITY.fullmatch(absolute[1]):
+        raise BadRequest("malformed target")
+    rest = absolute[2]
+    if not rest and method == b"OPTIONS":
+        rest = b"*"
+    elif not rest.startswith(b"/"):
+        rest = b"/" + rest
+    return Request(method, b"%b %b HTTP/1.1" % (method, rest), absolute[1], fields)
+
+
+def _read_status_line(line: bytes) -> tuple[int, bool, bytes]:
+    found = _STATUS_LINE.fullmatch(line)
+    if not found:
+        raise BadAnswer("malformed status line")
+    forward = b"HTTP/1.1 %b %b\r\n" % (found[2], found[3] or b"")
+    return int(found[2]), found[1] == b"0", forward
+
+
+_remembered_status_line = lru_cache(MEMO_ENTRIES)(_read_status_line)
+
+
+def read_status_line(line: bytes) -> tuple[int, bool, bytes]:
+    """Read a status LINE; return the status, whether it is HTTP/1.0, and the line for the client.
+
+    Any reason phrase passes: the nodes' own is `200 Data follows`. Raises BadAnswer.
+    """
+    return _remembered_status_line(line) if len(line) <= MEMO_BYTES else _read_status_line(line)

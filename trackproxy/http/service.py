@@ -1,0 +1,286 @@
+"""What the connections of one HTTP service share: who serves a request, who waits, who is tried next.
+
+A request is `dispatch`ed once; from then on it is counted at one endpoint, or waits in the queue, or has
+got its answer. `release` is the only place that gives an endpoint back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Coroutine
+from ipaddress import ip_address
+
+from trackproxy.clock import NEVER, Sweep
+from trackproxy.errors import ConnectFailed
+from trackproxy.health.outliers import Outlier
+from trackproxy.http.answers import local_answer, without_body
+from trackproxy.http.channel import Channel
+from trackproxy.http.edge import Edge
+from trackproxy.http.framing import ChunkedReader, RequestBody
+from trackproxy.http.heads import CLOSE, IDEMPOTENT, Request
+from trackproxy.http.identity import RequestIds
+from trackproxy.http.retry import Budget, Failure, may_retry
+from trackproxy.http.tunnel import Tunnel
+from trackproxy.pool.balancer import Balancer
+from trackproxy.pool.endpoints import Endpoint
+from trackproxy.settings import ServiceSettings
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """One HTTP service in one process.
+
+    open: connections of clients that are not over yet; draining: answers close their connections.
+    requests: how many were dispatched. waiting: those for which every endpoint is full, oldest first.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: ServiceSettings,
+        endpoints: list[Endpoint],
+        loop: asyncio.AbstractEventLoop,
+        sweep: Sweep,
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.timeouts = settings.timeouts
+        self.limits = settings.limits
+        self.checked_size = min(settings.limits.target, settings.limits.head)
+        self.loop = loop
+        self.sweep = sweep
+        self.ids = RequestIds()
+        self.balancer = Balancer(endpoints, settings.balance)
+        self.channels = {endpoint: Channel(self, endpoint) for endpoint in endpoints}
+        self.open: set[Edge | Tunnel] = set()
+        self.draining = False
+        self.requests = 0
+        self.waiting: deque[tuple[Edge, Request]] = deque()
+        self.looks_at_clients = bool(settings.trusted_proxies) or settings.balance == "source_hash"
+        self._budget = Budget(settings.retry.budget, settings.retry.budget_min, sweep.now)
+        self._outliers = {endpoint: Outlier() for endpoint in endpoints}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- connections of clients ---
+
+    def opened(self, edge: Edge) -> None:
+        self.open.add(edge)
+        self.sweep.add(edge)
+
+    def closed(self, edge: Edge) -> None:
+        self.open.discard(edge)
+        self.sweep.discard(edge)
+
+    def look_at(self, peer: str) -> tuple[int, bool]:
+        """Return the number of a client's address, and whether it is a trusted proxy."""
+        address = ip_address(peer.partition("%")[0])
+        return int(address), any(address in network for network in self.settings.trusted_proxies)
+
+    def own_authority(self, sockname: object) -> bytes:
+        """Return the authority that a client reached, for one that did not name any."""
+        if not isinstance(sockname, tuple):
+            return b"localhost"
+        host = f"[{sockname[0]}]" if ":" in sockname[0] else sockname[0]
+        return (host if sockname[1] == 80 else f"{host}:{sockname[1]}").encode()
+
+    def new_body(self, length: int) -> RequestBody:
+        """Return the reader of a body of LENGTH octets or CHUNKED; raises BadRequest if it is too large."""
+        limits = self.limits
+        reader = ChunkedReader(limits.chunk_extension, limits.trailer) if length < 0 else None
+        return RequestBody(length, self.settings.max_body, self.settings.retry.body, reader)
+
+    # --- the way of a request ---
+
+    def dispatch(self, edge: Edge, request: Request) -> None:
+        """Find an endpoint for a new request and send it there, queue it, or answer that nobody is there."""
+        self.requests += 1
+        request.dispatched = True
+        request.deadline = self.sweep.now + self.settings.retry.deadline
+        if self.draining:
+            request.ending = CLOSE
+        endpoint = self.balancer.take(edge.client)
+        if endpoint is None:
+            self._wait(edge, request)
+            return
+        request.endpoint = endpoint
+        # A connection that the node is just closing would cost what may not be sent twice.
+        self.channels[endpoint].send(edge, request, fresh=request.method not in IDEMPOTENT)
+
+    def release(self, request: Request) -> None:
+        """Give the endpoint of REQUEST back, if it has one, to whoever waits longest."""
+        endpoint = request.endpoint
+        if endpoint is not None:
+            request.endpoint = None
+            self.balancer.give(endpoint)
+            if self.waiting:
+                self._wake()
+
+    def forget(self, edge: Edge, request: Request) -> None:
+        """Nobody waits for the answer any more: free everything that REQUEST holds."""
+        request.waiting = False
+        if edge.upstream is not None:
+            edge.upstream.abandon()
+            edge.upstream = None
+        self.release(request)
+
+    def open_tunnel(self, edge: Edge, request: Request, node: asyncio.Transport) -> None:
+        """Join both connections after a switch of protocols; the request lasts as long as they do."""
+
+        def over() -> None:
+            self.open.discard(tunnel)
+            self.release(request)
+
+        sent_ahead = edge.leave()
+        tunnel = Tunnel((edge.transport, node), self.sweep, self.timeouts, over)
+        self.open.add(tunnel)
+        if sent_ahead:
+            node.write(sent_ahead)
+
+    # --- waiting for room ---
+
+    def _wait(self, edge: Edge, request: Request) -> None:
+        if not self._may_find_room(request):
+            self._answer(edge, request, 503, "no node is available")
+        elif len(self.waiting) >= self.settings.queue.size:
+            self._answer(edge, request, 503, "every node is busy")
+        else:
+            request.waiting = True
+            edge.deadline = self.sweep.now + self.settings.queue.timeout
+            self.waiting.append((edge, request))
+
+    def _may_find_room(self, request: Request) -> bool:
+        """Whether an endpoint that REQUEST has not tried is eligible, though full now."""
+        return any(e.eligible and not e.has_room and e not in request.tried for e in self.balancer.endpoints)
+
+    def _wake(self) -> None:
+        """Hand the room that there is now to those who wait."""
+        while self.waiting:
+            edge, request = self.waiting[0]
+            if request.waiting:
+                endpoint = self.balancer.take_other(edge.client, request.tried)
+                if endpoint is None:
+                    return
+                request.waiting = False
+                edge.deadline = NEVER
+                self._send_anew(edge, request, endpoint)
+            self.waiting.popleft()
+
+    def waited_too_long(self, edge: Edge, request: Request) -> None:
+        request.waiting = False
+        self.waiting.remove((edge, request))
+        self._answer(edge, request, 503, "every node is busy")
+
+    # --- failures ---
+
+    def failed(
+        self, edge: Edge, request: Request, failure: Failure, *, reused: bool, detail: str = ""
+    ) -> None:
+        """An attempt failed: try another endpoint if the rules allow it, else answer.
+
+        REUSED: on a connection that had served before; the node may just have closed it, so that the same
+        endpoint may be tried once more if there is no other.
+        """
+        endpoint = request.endpoint
+        assert endpoint is not None
+        log.debug("%s: %s: %s %s", self.name, endpoint.address, failure.text, detail)
+        request.tried = (*request.tried, endpoint)
+        self.release(request)
+        if not self._may_retry(request, failure):
+            self._answer(edge, request, failure.status, failure.text)
+            return
+        if request.body is not None:
+            request.body.rewind()
+            if not request.body.complete:
+                edge.hold()
+        other = self.balancer.take_other(edge.client, request.tried)
+        if other is None and reused and self.balancer.claim(endpoint):
+            other = endpoint
+        if other is not None:
+            self._send_anew(edge, request, other)
+        elif self._may_find_room(request):
+            self._wait(edge, request)
+        else:
+            self._answer(edge, request, failure.status, failure.text)
+
+    def _may_retry(self, request: Request, failure: Failure) -> bool:
+        if not may_retry(request, failure, self.settings.retry, self.sweep.now):
+            return False
+        return failure is Failure.CONNECT or self._budget.take(self.requests, self.sweep.now)
+
+    def _send_anew(self, edge: Edge, request: Request, endpoint: Endpoint) -> None:
+        request.endpoint = endpoint
+        fresh = bool(request.tried) or request.method not in IDEMPOTENT
+        self.channels[endpoint].send(edge, request, fresh)
+
+    def connect_failed(self, edge: Edge, request: Request, endpoint: Endpoint, error: ConnectFailed) -> None:
+        """A connect failed: leave the endpoint out for a while, and try another one for REQUEST."""
+        ejection_s = self._outliers[endpoint].failed(self.sweep.now)
+        if ejection_s is not None:
+            log.warning(
+                "%s: node %s (%s) takes no connection: %s; left out for %g s",
+                *(self.name, endpoint.node.name, endpoint.address, error, ejection_s),
+            )
+            self.balancer.eject(endpoint)
+            self.loop.call_later(ejection_s, self._readmit, endpoint)
+        if edge.request is request and request.endpoint is endpoint:
+            self.failed(edge, request, Failure.CONNECT, reused=False, detail=str(error))
+
+    def connected(self, endpoint: Endpoint) -> None:
+        if self._outliers[endpoint].succeeded():
+            log.info("%s: node %s (%s) is back", self.name, endpoint.node.name, endpoint.address)
+            self._readmit(endpoint)
+
+    def _readmit(self, endpoint: Endpoint) -> None:
+        self.balancer.readmit(endpoint)
+        self._wake()
+
+    # --- answers of our own ---
+
+    def _answer(self, edge: Edge, request: Request, status: int, reason: str) -> None:
+        """Answer REQUEST here; its connection goes on if the request was complete."""
+        if not request.complete:
+            request.ending = CLOSE
+        answer = self.local_answer(status, reason, request.ending)
+        edge.transport.write(without_body(answer) if request.method == b"HEAD" else answer)
+        edge.answered()
+
+    def local_answer(self, status: int, reason: str, ending: bytes) -> bytes:
+        log.debug("%s: %d %s", self.name, status, reason)
+        retry_after_s = round(self.settings.queue.retry_after + 0.5) if status == 503 else 0
+        return local_answer(status, reason, ending, time.time(), retry_after_s)
+
+    # --- tasks and the end ---
+
+    def spawn(self, work: Coroutine[object, object, None]) -> None:
+        """Run WORK, keep it, and log what it should not have raised."""
+        task = self.loop.create_task(work, name=f"{self.name}: connect")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s: unexpected error", self.name, exc_info=error)
+
+    def drain(self) -> None:
+        """Let each connection end with its next answer, and those between requests end now."""
+        self.draining = True
+        for channel in self.channels.values():
+            for upstream in channel.idle[:]:
+                upstream.abandon()
+        for connection in [*self.open]:
+            connection.retire()
+
+    def abort(self) -> None:
+        """End everything at once."""
+        for task in self._tasks:
+            task.cancel()
+        for connection in [*self.open]:
+            connection.abort()
+        for channel in self.channels.values():
+            for upstream in channel.idle[:]:
+                upstream.abandon()

@@ -1,0 +1,128 @@
+"""Connections that no longer speak HTTP: tunnels after a switch of protocols, and those that only end.
+
+Each takes a transport over from the protocol that spoke on it before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from trackproxy.clock import Sweep
+from trackproxy.settings import Timeouts
+
+LINGER_BYTES = 1024 * 1024
+
+
+class Linger(asyncio.Protocol):
+    """Reads on for a while after the last answer, so that a reset does not take it from the client.
+
+    RFC 9112, 9.6: half-close first, read until the client closes too, then close. Bounded by a deadline
+    and by LINGER_BYTES.
+    """
+
+    def __init__(self, transport: asyncio.Transport, sweep: Sweep, timeout_s: float) -> None:
+        self._transport = transport
+        self._sweep = sweep
+        self._left = LINGER_BYTES
+        self.deadline = sweep.now + timeout_s
+        transport.set_protocol(self)
+        if transport.is_closing():
+            return
+        sweep.add(self)
+        transport.resume_reading()
+        if transport.can_write_eof():
+            transport.write_eof()
+
+    def data_received(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            self._transport.abort()
+
+    def expire(self) -> None:
+        self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._sweep.discard(self)
+
+
+class TunnelEnd(asyncio.Protocol):
+    """One side of a tunnel: bytes go to the other side as they are, at the pace at which it takes them."""
+
+    other: TunnelEnd
+
+    def __init__(self, tunnel: Tunnel, transport: asyncio.Transport) -> None:
+        self.tunnel = tunnel
+        self.transport = transport
+        self._at_end = False
+        transport.set_protocol(self)
+        transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        self.tunnel.touch()
+        self.other.transport.write(data)
+
+    def eof_received(self) -> bool:
+        self._at_end = True
+        if self.other._at_end or not self.other.transport.can_write_eof():
+            return False
+        self.other.transport.write_eof()
+        return True
+
+    def pause_writing(self) -> None:
+        if not self.other.transport.is_closing():
+            self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.tunnel.touch()
+        if not self.other.transport.is_closing():
+            self.other.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.tunnel.lost(self, failed=exc is not None)
+
+
+class Tunnel:
+    """Both ends of one tunnel, and its deadline: silence on both sides."""
+
+    def __init__(
+        self,
+        ends: tuple[asyncio.Transport, asyncio.Transport],
+        sweep: Sweep,
+        timeouts: Timeouts,
+        on_end: Callable[[], None],
+    ) -> None:
+        """Take over ENDS, client and node; ON_END is called once, when both are gone."""
+        self._sweep = sweep
+        self._timeouts = timeouts
+        self._on_end = on_end
+        self._open = 2
+        self.client, self.node = (TunnelEnd(self, end) for end in ends)
+        self.client.other, self.node.other = self.node, self.client
+        self.touch()
+        sweep.add(self)
+
+    def touch(self) -> None:
+        """Something moved: the silence starts anew."""
+        self.deadline = self._sweep.now + self._timeouts.tunnel
+
+    def retire(self) -> None:
+        """Tunnels go on; whoever drains has a deadline."""
+
+    def abort(self) -> None:
+        self.client.transport.abort()
+        self.node.transport.abort()
+
+    expire = abort
+
+    def lost(self, end: TunnelEnd, failed: bool) -> None:
+        """One end is gone; the other one still gets what is on its way, unless that was cut short."""
+        self._open -= 1
+        if not self._open:
+            self._sweep.discard(self)
+            self._on_end()
+        elif failed:
+            end.other.transport.abort()
+        else:
+            self.deadline = self._sweep.now + self._timeouts.write
+            end.other.transport.close()

@@ -1,0 +1,369 @@
+"""One node connection, from top to bottom: send a request, read its answer, wait for the next one.
+
+The answer goes straight to the client's transport. A connection is used again only after an answer that
+was complete, asked for nothing else, and left no byte over; anything else ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from trackproxy.clock import NEVER
+from trackproxy.errors import BadAnswer
+from trackproxy.http.fields import AnswerFields, answer_fields, switch_lines
+from trackproxy.http.framing import CHUNKED, UNTIL_CLOSE, ChunkedReader, chunk, last_chunk
+from trackproxy.http.heads import CLOSE, Request, read_status_line
+from trackproxy.http.retry import Failure
+
+if TYPE_CHECKING:
+    from trackproxy.http.channel import Channel
+    from trackproxy.http.edge import Edge
+
+# RFC 9110, 6.4.1: answers that end with their head.
+BODILESS = frozenset({204, 304})
+
+
+class Upstream(asyncio.Protocol):
+    """The protocol of one node connection.
+
+    edge, request: what it serves; None while idle. used: it has served a request before this one.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_channel",
+        "_chunks_out",
+        "_in_body",
+        "_interim",
+        "_left",
+        "_reader",
+        "_reusable",
+        "_stalled",
+        "_unsent",
+        "deadline",
+        "edge",
+        "request",
+        "transport",
+        "used",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.edge: Edge | None = None
+        self.request: Request | None = None
+        self.used = False
+        self.deadline = NEVER
+        self._buffer = b""
+        self._in_body = False
+        self._interim = 0
+        self._left = 0  # octets of the body, or CHUNKED or UNTIL_CLOSE
+        self._reader: ChunkedReader | None = None
+        self._chunks_out = False  # the body is framed as chunks for the client
+        self._reusable = False
+        self._stalled = False  # the node takes no more for now
+        self._unsent = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._channel.service.sweep.add(self)
+
+    # --- the request ---
+
+    def send(self, edge: Edge, request: Request) -> None:
+        """Send the head of REQUEST and what is there of its body; the rest comes by `send_body`."""
+        self.edge = edge
+        self.request = request
+        edge.upstream = self
+        head = request.head = request.head or edge.head_for_node(request)
+        body = request.body
+        if body is None:
+            self.transport.write(head)
+            self.deadline = self._channel.service.sweep.now + self._channel.service.timeouts.response_head
+        else:
+            self.transport.write(head + body.take())
+            self._await_answer()
+            edge.release()
+
+    def send_body(self) -> None:
+        """Pass on what has come of the body since."""
+        request = self.request
+        assert request is not None
+        assert request.body is not None
+        if request.body.pending:
+            self.transport.write(request.body.take())
+        if not self._in_body:
+            self._await_answer()
+
+    def _await_answer(self) -> None:
+        """Give the node its time, once it has got everything that it waits for."""
+        request = self.request
+        if self._stalled:
+            return
+        complete = request is not None and request.complete
+        timeouts = self._channel.service.timeouts
+        self.deadline = self._channel.service.sweep.now + timeouts.response_head if complete else NEVER
+
+    # --- the answer ---
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_body:
+            self._relay(data)
+        elif self.request is None:
+            self._drop()  # a node does not speak unasked
+        else:
+            self._read_head(self._buffer + data if self._buffer else data)
+
+    def _read_head(self, data: bytes) -> None:
+        edge, request = self.edge, self.request
+        assert edge is not None
+        assert request is not None
+        end = data.find(b"\r\n\r\n")
+        if end < 0 or end > edge.service.limits.head:
+            self._await_head(data)
+            return
+        line_end = data.find(b"\r\n")
+        try:
+            status, one_zero, line = read_status_line(data[:line_end])
+            fields = answer_fields(data[line_end + 2 : end + 2])
+        except BadAnswer as error:
+            self._fail(Failure.MALFORMED, str(error))
+            return
+        body = data[end + 4 :]
+        if status < 200:
+            self._take_interim(status, line, fields, body)
+            return
+        if request.body is not None and not request.body.complete:
+            request.ending = CLOSE  # RFC 9112, 9.3: an early answer ends the connection
+        self._reusable = fields.keep_alive if one_zero else not fields.close
+        if fields.idle_s is not None:
+            self._channel.learn(fields.idle_s)
+        left = self._left = fields.length
+        framing = fields.framing
+        if status in BODILESS or request.method == b"HEAD":
+            left = self._left = 0
+            if status == 204:  # RFC 9110, 8.6: no Content-Length there
+                framing = b""
+        elif left < 0:
+            framing = self._open_ended(request)
+        if left == 0 or left == len(body):
+            edge.transport.write(b"%b%b%b%b%b" % (line, fields.forward, framing, request.ending, body[:left]))
+            self._finish(clean=left == len(body))
+            return
+        request.answered = True
+        edge.transport.write(b"%b%b%b%b" % (line, fields.forward, framing, request.ending))
+        self._in_body = True
+        self._buffer = b""
+        self.deadline = edge.service.sweep.now + edge.service.timeouts.response
+        if body:
+            self._relay(body)
+
+    def _open_ended(self, request: Request) -> bytes:
+        """Prepare for a body of unknown length; return the line that frames it for the client."""
+        limits = self._channel.service.limits
+        self._reader = (
+            ChunkedReader(limits.chunk_extension, limits.trailer) if self._left == CHUNKED else None
+        )
+        self._chunks_out = not request.one_zero
+        if self._chunks_out:
+            return b"Transfer-Encoding: chunked\r\n"
+        request.ending = CLOSE  # HTTP/1.0 knows no other end
+        return b""
+
+    def _await_head(self, data: bytes) -> None:
+        if len(data) > self._channel.service.limits.head:
+            self._fail(Failure.MALFORMED, "the head is too large")
+        elif not b"HTTP/1.".startswith(data[:7]):
+            self._fail(Failure.MALFORMED, "this is not HTTP")
+        else:
+            self._buffer = data
+
+    def _take_interim(self, status: int, line: bytes, fields: AnswerFields, rest: bytes) -> None:
+        """Pass on a 1xx answer, or switch protocols (RFC 9110, 15.2); 100 is for nobody: it was answered here."""
+        edge, request = self.edge, self.request
+        assert edge is not None
+        assert request is not None
+        self._buffer = b""
+        self._interim += 1
+        if status == 101:
+            self._switch(line, fields, rest)
+            return
+        if self._interim > edge.service.limits.interim:
+            self._fail(Failure.MALFORMED, "too many interim answers")
+            return
+        if status != 100 and not request.one_zero:
+            edge.transport.write(b"%b%b\r\n" % (line, fields.forward))
+        if rest:
+            self._read_head(rest)
+
+    def _switch(self, line: bytes, fields: AnswerFields, rest: bytes) -> None:
+        edge, request = self.edge, self.request
+        assert edge is not None
+        assert request is not None
+        if not request.fields.upgrade or not fields.upgrade:
+            self._fail(Failure.MALFORMED, "a switch of protocols that nobody asked for")
+            return
+        edge.transport.write(b"%b%b%b\r\n%b" % (line, fields.forward, switch_lines(fields.upgrade), rest))
+        self._leave()
+        self.edge = self.request = None
+        edge.service.open_tunnel(edge, request, self.transport)
+
+    def _relay(self, data: bytes) -> None:
+        """Pass on a part of the body."""
+        edge = self.edge
+        assert edge is not None
+        if not edge.stalled:
+            self.deadline = edge.service.sweep.now + edge.service.timeouts.response
+        if self._reader is not None:
+            self._relay_chunks(self._reader, data)
+        elif self._left == UNTIL_CLOSE:
+            edge.transport.write(chunk(data) if self._chunks_out else data)
+        elif len(data) < self._left:
+            self._left -= len(data)
+            edge.transport.write(data)
+        else:
+            edge.transport.write(data[: self._left])
+            self._finish(clean=len(data) == self._left)
+
+    def _relay_chunks(self, reader: ChunkedReader, data: bytes) -> None:
+        edge = self.edge
+        assert edge is not None
+        try:
+            payload = reader.feed(data)
+        except ValueError:
+            self._cut()
+            return
+        if self._chunks_out:
+            payload = chunk(payload) + last_chunk(reader.trailer) if reader.done else chunk(payload)
+        if payload:
+            edge.transport.write(payload)
+        if reader.done:
+            self._finish(clean=not reader.rest)
+
+    # --- the end of an answer ---
+
+    def _finish(self, clean: bool) -> None:
+        """The answer is complete: give everything back, then let the client's side go on."""
+        edge, request = self.edge, self.request
+        assert edge is not None
+        assert request is not None
+        self.edge = self.request = None
+        if clean and self._reusable and (request.body is None or request.body.complete):
+            if self._in_body or self._buffer or self._interim:
+                self._reset()
+            self.used = True
+            self._channel.park(self)
+        else:
+            self._drop()
+        edge.service.release(request)
+        edge.answered()
+
+    def _reset(self) -> None:
+        self._in_body = False
+        self._reader = None
+        self._buffer = b""
+        self._interim = 0
+
+    def _fail(self, failure: Failure, detail: str = "") -> None:
+        """No answer will come from here."""
+        edge, request = self.edge, self.request
+        assert edge is not None
+        assert request is not None
+        self.edge = self.request = edge.upstream = None
+        self._drop()
+        edge.service.failed(edge, request, failure, reused=self.used, detail=detail)
+
+    def _cut(self) -> None:
+        """The answer ended in the middle: nobody may take it for whole."""
+        edge, request = self.edge, self.request
+        assert edge is not None
+        assert request is not None
+        self.edge = self.request = None
+        self._drop()
+        edge.service.release(request)
+        edge.cut()
+
+    def abandon(self) -> None:
+        """Nobody waits for the answer any more."""
+        self.edge = self.request = None
+        self._drop()
+
+    def _drop(self) -> None:
+        self._in_body = False
+        self._channel.forget(self)
+        self.transport.abort()
+
+    def _leave(self) -> None:
+        self._channel.service.sweep.discard(self)
+
+    # --- flow control ---
+
+    def hold(self) -> None:
+        """The client takes no more for now: read no more, and do not blame the node for the silence."""
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+            self.deadline = NEVER
+
+    def release(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+            self.deadline = self._channel.service.sweep.now + self._channel.service.timeouts.response
+
+    def pause_writing(self) -> None:
+        self._stalled = True
+        self._await_node()
+        if self.edge is not None:
+            self.edge.hold()
+
+    def resume_writing(self) -> None:
+        self._stalled = False
+        if not self._in_body:
+            self._await_answer()
+        if self.edge is not None:
+            self.edge.release()
+
+    def _await_node(self) -> None:
+        self._unsent = self.transport.get_write_buffer_size()
+        self.deadline = self._channel.service.sweep.now + self._channel.service.timeouts.write
+
+    # --- the end of the connection ---
+
+    def expire(self) -> None:
+        if self.request is None:
+            self._drop()
+        elif self._stalled:
+            if self.transport.get_write_buffer_size() < self._unsent:
+                self._await_node()  # slow, but it reads
+            elif self._in_body:
+                self._cut()
+            else:
+                self._fail(Failure.STALLED)
+        elif self._in_body:
+            self._cut()
+        else:
+            self._fail(Failure.SILENT)
+
+    def eof_received(self) -> bool:
+        self._end(whole=True)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        self._channel.forget(self)
+        self._end(whole=False)
+
+    def _end(self, whole: bool) -> None:
+        """The node has closed. WHOLE: by an orderly end, which is how some bodies are ended."""
+        if self.request is None:
+            self._drop()
+        elif not self._in_body:
+            self._fail(Failure.LOST)
+        elif self._left == UNTIL_CLOSE and whole:
+            assert self.edge is not None
+            if self._chunks_out:
+                self.edge.transport.write(last_chunk(b""))
+            self._finish(clean=False)
+        else:
+            self._cut()

@@ -1,0 +1,78 @@
+"""Endpoints: one node as one service sees it, with what is known and counted about it.
+
+Three opinions are kept apart and never overwrite each other: the operator's (`node.state`), the probe's
+(`health`) and that of live traffic (`ejected`). Only the balancer changes them, because the policies have to
+follow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from trackproxy.pool.nodes import AdminState, Node
+
+if TYPE_CHECKING:
+    from trackproxy.settings import EndpointConfig
+    from trackproxy.units import Address
+
+
+class Health(Enum):
+    """What probes say of an endpoint. STARTING: up again, on its way to its full weight."""
+
+    UP = "up"
+    DOWN = "down"
+    STARTING = "starting"
+
+
+@dataclass(slots=True, eq=False)
+class Endpoint:
+    """One node as one service sees it; equal to itself alone, so it can be a key.
+
+    weight: share of traffic relative to its peers; 0 takes it out of balancing.
+    priority: the lower number is used first.
+    max_connections: requests or sessions at once; 0 means no limit.
+    active: how many it has now. total: how many it has ever taken.
+    ejected: taken out by live traffic for a while.
+    listed: whether its policy may pick it; the balancer's own note.
+    """
+
+    node: Node
+    address: Address
+    weight: int = 1
+    priority: int = 0
+    max_connections: int = 0
+    active: int = 0
+    total: int = 0
+    health: Health = Health.UP
+    ejected: bool = False
+    listed: bool = False
+
+    @classmethod
+    def of(cls, config: EndpointConfig, node: Node, health: Health = Health.UP) -> Endpoint:
+        """Return a fresh endpoint of `node` as configured."""
+        assert config.node == node.name
+        return cls(
+            node, config.address, config.weight, config.priority, config.max_connections, health=health
+        )
+
+    @property
+    def sound(self) -> bool:
+        """Neither probes nor its weight speak against it."""
+        return self.health is not Health.DOWN and self.weight > 0
+
+    @property
+    def usable(self) -> bool:
+        """Sound, and operators let it have new clients."""
+        return self.sound and self.node.state is AdminState.READY
+
+    @property
+    def eligible(self) -> bool:
+        """Usable, and live traffic does not speak against it either."""
+        return self.usable and not self.ejected
+
+    @property
+    def has_room(self) -> bool:
+        """May take one more without going over its limit."""
+        return self.max_connections == 0 or self.active < self.max_connections
