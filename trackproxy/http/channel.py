@@ -20,13 +20,14 @@ MARGIN_S = 1.0  # an idle connection is given up this long before the node says 
 class Channel:
     """Connections to one endpoint. idle: those that may be used, the last one first."""
 
-    __slots__ = ("_idle_s", "endpoint", "idle", "service")
+    __slots__ = ("_idle_s", "_room", "endpoint", "idle", "service")
 
     def __init__(self, service: Service, endpoint: Endpoint) -> None:
         self.service = service
         self.endpoint = endpoint
         self.idle: list[Upstream] = []
         self._idle_s = service.settings.keepalive.idle
+        self._room = service.settings.keepalive.connections
 
     def learn(self, node_idle_s: float) -> None:
         """The node says how long it keeps idle connections: ours has to be the shorter wait.
@@ -37,7 +38,7 @@ class Channel:
 
     def park(self, upstream: Upstream) -> None:
         """Keep a connection for the next request, if there is room for it."""
-        if len(self.idle) < self.service.settings.keepalive.connections and not self.service.draining:
+        if len(self.idle) < self._room and not self.service.draining:
             upstream.deadline = self.service.sweep.now + self._idle_s
             self.idle.append(upstream)
         else:
@@ -48,12 +49,9 @@ class Channel:
         if upstream in self.idle:
             self.idle.remove(upstream)
 
-    def send(self, edge: Edge, request: Request, fresh: bool) -> None:
-        """Send REQUEST over an idle connection, or a new one if there is none or FRESH is asked for."""
-        if self.idle and not fresh:
-            self.idle.pop().send(edge, request)
-        else:
-            self.service.spawn(self._connect_and_send(edge, request))
+    def connect(self, edge: Edge, request: Request) -> None:
+        """Send REQUEST over a new connection."""
+        self.service.spawn(self._connect_and_send(edge, request))
 
     async def _connect_and_send(self, edge: Edge, request: Request) -> None:
         try:

@@ -16,6 +16,7 @@ from trackproxy.errors import BadRequest
 from trackproxy.http.answers import CONTINUE
 from trackproxy.http.heads import (
     CLOSE,
+    HEAD_END,
     Request,
     check_beginning,
     check_size,
@@ -26,6 +27,7 @@ from trackproxy.http.identity import UNKNOWN, Connection, full_lines, plain_line
 from trackproxy.http.tunnel import Linger
 
 if TYPE_CHECKING:
+    from trackproxy.http.framing import RequestBody
     from trackproxy.http.service import Service
     from trackproxy.http.upstream import Upstream
 
@@ -103,7 +105,7 @@ class Edge(asyncio.Protocol):
         try:
             if data.startswith(b"\r\n"):
                 data = without_empty_lines(data)
-            end = data.find(b"\r\n\r\n")
+            end = data.find(HEAD_END)
             if end < 0:
                 self._await_head(data, checked)
                 return
@@ -112,7 +114,7 @@ class Edge(asyncio.Protocol):
                 check_size(end, line_end, service.limits)
             request = read_request(data[:line_end], data[line_end + 2 : end + 2])
             fields = request.fields
-            if fields.count > service.limits.fields:
+            if fields.count > service.max_fields:
                 raise BadRequest("too many fields", 431)
             self.deadline = NEVER
             self._buffer = data[end + 4 :]
@@ -139,9 +141,7 @@ class Edge(asyncio.Protocol):
         if fields.length:
             request.body = self.service.new_body(fields.length)
             self._buffer = b""
-            request.body.feed(data)
-            if request.body.complete:
-                self._buffer = request.body.rest
+            self._feed(request, request.body, data)
         if fields.expects and not data:  # RFC 9110, 10.1.1: answered here, so that a node never sees it
             self.transport.write(CONTINUE)
         self.request = request
@@ -151,30 +151,35 @@ class Edge(asyncio.Protocol):
         """Take what comes while a request is on its way: more of its body, or what follows it."""
         request = self.request
         body = None if request is None else request.body
-        if request is None or body is None or body.complete:
+        if request is None or body is None or request.complete:
             self._buffer += data
             if len(self._buffer) > PIPELINED_BYTES:
                 self.hold()
             return
         try:
-            body.feed(data)
+            self._feed(request, body, data)
         except BadRequest as refusal:
             self.abandon(refusal)
             return
+        self._go_on(request)
+
+    def _feed(self, request: Request, body: RequestBody, data: bytes) -> None:
+        """Give DATA to the body; what comes after its end is the next request. Raises BadRequest."""
+        body.feed(data)
+        request.complete = body.complete
         if body.complete:
             self._buffer = body.rest
-        self._go_on(request)
 
     def _go_on(self, request: Request) -> None:
         """Hand over the request, or more of its body, as far as that can be done now."""
         body = request.body
-        self.deadline = NEVER if body is None or body.complete else self._body_deadline()
+        self.deadline = NEVER if request.complete else self._body_deadline()
         if not request.dispatched:
             if body is None or body.ready:
                 self.service.dispatch(self, request)
         elif self.upstream is not None:
             self.upstream.send_body()
-        if body is not None and not body.complete and request.dispatched and self.upstream is None:
+        if not request.complete and request.dispatched and self.upstream is None:
             self.hold()  # nobody to give it to yet
 
     def _body_deadline(self) -> float:
@@ -184,21 +189,12 @@ class Edge(asyncio.Protocol):
 
     def head_for_node(self, request: Request) -> bytes:
         """Return the head of REQUEST as a node gets it; the same bytes for every try."""
-        fields = request.fields
+        fields, ids = request.fields, self.service.ids
+        if self._plain_lines and fields.usual and request.host is fields.host:
+            return b"".join((request.line, fields.usual, self._plain_lines, b"%016x\r\n\r\n" % ids.next()))
         host = request.host
         if host is None:  # HTTP/1.0: sites are told apart by the address that the client reached
             host = self.service.own_authority(self.transport.get_extra_info("sockname"))
-        ids = self.service.ids
-        if self._plain_lines is not None:
-            return b"%b\r\nHost: %b\r\n%bX-Forwarded-Host: %b\r\n%b%016x\r\n%b\r\n" % (
-                request.line,
-                host,
-                fields.forward,
-                host,
-                self._plain_lines,
-                ids.next(),
-                fields.framing,
-            )
         settings = self.service.settings
         named = fields.named if self.trusted else {}
         lines = full_lines(self._connection, host, named, settings.forwarded, settings.via, ids.make())
@@ -211,14 +207,14 @@ class Edge(asyncio.Protocol):
         request = self.request
         assert request is not None
         self.request = self.upstream = None
-        if request.body is not None and not request.body.complete:
+        if not request.complete:
             self.linger()  # RFC 9112, 9.6: the client is still sending
         elif request.ending is CLOSE or (self._half_closed and not self._buffer):
             self.close()
         else:
             if self.stalled:
                 return  # `resume_writing` goes on
-            self.deadline = self.service.sweep.now + self.service.timeouts.idle
+            self.deadline = self.service.sweep.now + self.service.idle_s
             if self._held:
                 self.release()
             if self._buffer:
@@ -304,7 +300,7 @@ class Edge(asyncio.Protocol):
         self.stalled = False
         request = self.request
         if request is None:
-            self.deadline = self.service.sweep.now + self.service.timeouts.idle
+            self.deadline = self.service.sweep.now + self.service.idle_s
             self.release()
             self._read_next()
             return

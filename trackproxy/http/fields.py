@@ -13,9 +13,8 @@ look-up. Memory is bounded: MEMO_ENTRIES blocks of at most MEMO_BYTES each per k
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from itertools import filterfalse
 from typing import TypeVar
 
 import httptools
@@ -40,8 +39,8 @@ HOP_BY_HOP = frozenset(
         b"content-length",  # written anew from what was read
     }
 )
-# RFC 9110, 7.6.1: a sender must not name these in Connection; honouring it would change the message.
-NEVER_DROPPED = frozenset({b"host", b"content-length", b"transfer-encoding"})
+# In Connection, these are no names of fields to drop.
+NEVER_NAMED = frozenset({b"", b"close", b"keep-alive", b"upgrade"})
 # What a client says about itself here is forged unless it is a trusted proxy.
 IDENTITY = frozenset(
     {
@@ -61,10 +60,14 @@ _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+;=%]*)(?::[0-
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,6})", re.IGNORECASE)
 
-Pairs = list[tuple[bytes, bytes]]
+Values = dict[bytes, list[bytes]]  # by lower-case name
 
 
-@dataclass(frozen=True, slots=True)
+# The results below are never changed after they were made. They are not frozen, since that makes making
+# one several times as expensive, and one is made for every block that was not met before.
+
+
+@dataclass(slots=True, eq=False)
 class RequestFields:
     """What the fields of a request say.
 
@@ -74,6 +77,8 @@ class RequestFields:
     length: octets of the body, 0 without one, -1 for chunked.
     host: value of Host, None if there is none.
     named: X-Forwarded-For, -Proto, -Host, -Port, Forwarded and X-Request-ID as the client gave them.
+    usual: all the lines above and X-Forwarded-Host, beginning with the CRLF of the request line; it is the
+        same for most requests. Nothing without Host.
     count: number of field lines.
     plain: there is no body, expectation or upgrade to look after.
     """
@@ -83,6 +88,7 @@ class RequestFields:
     length: int
     host: bytes | None
     named: dict[bytes, bytes]
+    usual: bytes
     count: int
     close: bool
     keep_alive: bool
@@ -90,8 +96,20 @@ class RequestFields:
     upgrade: bytes
     plain: bool
 
+    def in_one_zero(self) -> RequestFields:
+        """Return what is left in HTTP/1.0, which knows neither Expect nor Upgrade (RFC 9110, 7.8, 10.1.1)."""
+        framing = b"" if self.upgrade else self.framing
+        return replace(
+            self,
+            upgrade=b"",
+            expects=False,
+            framing=framing,
+            usual=_usual(self.host, self.forward, framing),
+            plain=not self.length,
+        )
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True, eq=False)
 class AnswerFields:
     """What the fields of an answer say.
 
@@ -108,88 +126,128 @@ class AnswerFields:
     keep_alive: bool
     upgrade: bytes
     idle_s: float | None
-    count: int
 
 
-class _Collector:
-    """Receives llhttp's events; one per parser, emptied before each block."""
-
-    __slots__ = ("pairs",)
-
-    def __init__(self) -> None:
-        self.pairs: Pairs = []
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.pairs.append((name, value.rstrip(b" \t")))
-
-
-class _BlockParser:
-    """llhttp set on field blocks.
+class _Judge:
+    """llhttp set on field blocks, without callbacks: what it accepts is split at CRLF afterwards.
 
     It reads each block as that of a 304 answer, which has no body whatever the fields say: after it the
-    parser is ready for the next one. One that has seen the end of a connection or an error is replaced.
+    parser is ready for the next one.
     """
 
     def __init__(self) -> None:
         self._renew()
 
     def _renew(self) -> None:
-        self._collector = _Collector()
-        self._parser = httptools.HttpResponseParser(self._collector)
+        self._parser = httptools.HttpResponseParser(object())
 
-    def read(self, block: bytes) -> Pairs:
-        """Return the (name, value) pairs of BLOCK, whose lines each end with CRLF.
+    def split(self, block: bytes) -> list[bytes]:
+        """Return the field lines of BLOCK, in which each ends with CRLF, without that.
 
-        Raises ValueError, with llhttp's reason, if it is not a valid sequence of field lines.
+        Each is a name, a colon, and a value that may have blanks around it. Raises ValueError, with
+        llhttp's reason, if this is no valid sequence of field lines.
         """
-        collector = self._collector
-        pairs: Pairs = []
-        collector.pairs = pairs
+        message = b"HTTP/1.1 304 \r\n%b\r\n" % block
         try:
-            self._parser.feed_data(b"HTTP/1.1 304 \r\n" + block + b"\r\n")
+            self._parser.feed_data(message)
+        except httptools.HttpParserError:
+            self._judge_again(message)
+        return block[:-2].split(b"\r\n") if block else []
+
+    def _judge_again(self, message: bytes) -> None:
+        """Have a fresh parser look: the old one reads nothing more after an error or Connection: close."""
+        self._renew()
+        try:
+            self._parser.feed_data(message)
         except httptools.HttpParserError as error:
-            self._renew()
             raise ValueError(str(error)) from error
-        if b"close" in block.lower():  # perhaps in Connection or Proxy-Connection: llhttp would read no more
-            self._renew()
-        return pairs
 
 
-_BLOCKS = _BlockParser()
-read_block = _BLOCKS.read
+split_block = _Judge().split
 
 
-def _tokens(pairs: Pairs, name: bytes) -> list[bytes]:
+class _Sorter:
+    """Tells fields that mean something here from those that are only passed on.
+
+    Even in blocks that differ most lines are the same, so lines that are passed on are remembered, up to
+    LINES of up to LINE_BYTES: only what is new or means something is looked at.
+    """
+
+    LINES = 2048
+    LINE_BYTES = 256
+
+    def __init__(self, meant: frozenset[bytes], forged: frozenset[bytes]) -> None:
+        """Take lower-case names. FORGED ones are dropped with "_" for "-", too: the same to CGI nodes."""
+        self._meant = meant
+        self._forged = forged
+        self._passed: set[bytes] = set()
+
+    def sort(self, lines: list[bytes]) -> tuple[list[bytes], Values]:
+        """Return the lines to pass on, and the values of the fields that are meant by lower-case name."""
+        meant: list[bytes] = []
+        values: Values = {}
+        for line in filterfalse(self._passed.__contains__, lines):
+            name, _, value = line.partition(b":")
+            key = name.lower()
+            if key in self._meant:
+                meant.append(line)
+                values.setdefault(key, []).append(value.strip(b" \t"))
+            elif b"_" in key and key.replace(b"_", b"-") in self._forged:
+                meant.append(line)
+            elif len(line) <= self.LINE_BYTES:
+                self._remember(line)
+        return [*filterfalse(meant.__contains__, lines)], values
+
+    def _remember(self, line: bytes) -> None:
+        if len(self._passed) >= self.LINES:
+            self._passed = set()  # not cleared: `sort` is reading it
+        self._passed.add(line)
+
+
+_REQUEST = _Sorter(HOP_BY_HOP | IDENTITY | {b"host", b"expect"}, forged=IDENTITY)
+_ANSWER = _Sorter(HOP_BY_HOP, forged=frozenset())
+
+
+def _tokens(values: Values, name: bytes) -> frozenset[bytes]:
     """Return the lower-case members of the list field NAME (RFC 9110, 5.6.1)."""
-    values = [value for key, value in pairs if key.lower() == name]
-    return [token.strip(b" \t").lower() for value in values for token in value.split(b",")]
+    given = values.get(name)
+    if given is None:
+        return _NO_TOKENS
+    if len(given) == 1 and given[0] in _USUAL_TOKENS:
+        return _USUAL_TOKENS[given[0]]
+    return frozenset(token.strip(b" \t").lower() for value in given for token in value.split(b","))
 
 
-def _lines(pairs: Pairs, dropped: frozenset[bytes]) -> bytes:
-    return b"".join(b"%b: %b\r\n" % pair for pair in pairs if pair[0].lower() not in dropped)
+_NO_TOKENS: frozenset[bytes] = frozenset()
+_USUAL_TOKENS = {
+    text: frozenset({text.lower()}) for text in (b"keep-alive", b"Keep-Alive", b"close", b"Close")
+}
 
 
-def _dropped(connection: list[bytes]) -> frozenset[bytes]:
-    named = frozenset(connection) - NEVER_DROPPED
-    return HOP_BY_HOP | named
+def _joined(lines: list[bytes], connection: frozenset[bytes]) -> bytes:
+    """Return LINES, each with CRLF, without those that Connection names (RFC 9110, 7.6.1)."""
+    named = connection - NEVER_NAMED
+    if named:
+        lines = [line for line in lines if line.partition(b":")[0].lower() not in named]
+    return b"\r\n".join([*lines, b""])
 
 
-def _length(pairs: Pairs) -> int | None:
+def _length(values: Values) -> int | None:
     """Return Content-Length, None without one; raises ValueError."""
-    values = [value for name, value in pairs if name.lower() == b"content-length"]
-    if not values:
+    given = values.get(b"content-length")
+    if given is None:
         return None
-    if len(values) > 1 or not _DIGITS.fullmatch(values[0]):
+    if len(given) > 1 or not _DIGITS.fullmatch(given[0]):
         raise ValueError("invalid Content-Length")
-    return int(values[0])
+    return int(given[0])
 
 
-def _chunked(pairs: Pairs) -> bool:
+def _chunked(values: Values) -> bool:
     """Tell whether the body is chunked; raises BadRequest for any other coding (RFC 9112, 6.1: 501)."""
-    codings = [value for name, value in pairs if name.lower() == b"transfer-encoding"]
-    if not codings:
+    given = values.get(b"transfer-encoding")
+    if given is None:
         return False
-    if len(codings) > 1 or codings[0].lower() != b"chunked":
+    if len(given) > 1 or given[0].lower() != b"chunked":
         raise BadRequest("Transfer-Encoding is not exactly chunked", 501)
     return True
 
@@ -202,126 +260,131 @@ def _framing(length: int | None, chunked: bool) -> bytes:
     return b"" if length is None else b"Content-Length: %d\r\n" % length
 
 
+def _host(values: Values) -> bytes | None:
+    given = values.get(b"host")
+    if given is None:
+        return None
+    if len(given) > 1:
+        raise ValueError("more than one Host")
+    if not _HOST.fullmatch(given[0]):
+        raise ValueError("invalid Host")
+    return given[0]
+
+
+def _expects(values: Values) -> bool:
+    """Tell whether a 100 is expected; raises BadRequest for any other expectation (RFC 9110, 10.1.1)."""
+    if b"expect" not in values:
+        return False
+    if _tokens(values, b"expect") != {b"100-continue"}:
+        raise BadRequest("unknown expectation", 417)
+    return True
+
+
+def _upgrade(values: Values, connection: frozenset[bytes]) -> bytes:
+    """Return the protocols asked for, without h2c: HTTP/2 inside a tunnel would evade every rule here."""
+    if b"upgrade" not in connection:
+        return b""
+    asked = [protocol.strip(b" \t") for value in values.get(b"upgrade", ()) for protocol in value.split(b",")]
+    return b", ".join(protocol for protocol in asked if protocol and protocol.lower() not in (b"h2c", b"h2"))
+
+
+def _idle_s(values: Values) -> float | None:
+    if b"keep-alive" not in values:
+        return None
+    hint = _KEEP_ALIVE_TIMEOUT.search(b",".join(values[b"keep-alive"]))
+    return float(hint[1]) if hint else None
+
+
 def switch_lines(protocols: bytes) -> bytes:
     """Return the lines that ask for, or confirm, a switch of protocols (RFC 9110, 7.8)."""
     return b"Connection: Upgrade\r\nUpgrade: %b\r\n" % protocols
 
 
-def _host(pairs: Pairs) -> bytes | None:
-    hosts = [value for name, value in pairs if name.lower() == b"host"]
-    if not hosts:
-        return None
-    if len(hosts) > 1:
-        raise ValueError("more than one Host")
-    if not _HOST.fullmatch(hosts[0]):
-        raise ValueError("invalid Host")
-    return hosts[0]
-
-
-def _upgrade(pairs: Pairs, connection: list[bytes]) -> bytes:
-    """Return the protocols asked for, without h2c: HTTP/2 inside a tunnel would evade every rule here."""
-    if b"upgrade" not in connection:
+def _usual(host: bytes | None, forward: bytes, framing: bytes) -> bytes:
+    if host is None:
         return b""
-    values = [value for name, value in pairs if name.lower() == b"upgrade"]
-    protocols = [protocol.strip(b" \t") for value in values for protocol in value.split(b",")]
-    return b", ".join(p for p in protocols if p and p.lower() not in (b"h2c", b"h2"))
-
-
-def _named(pairs: Pairs) -> dict[bytes, bytes]:
-    """Return the identity fields; lines of one name are joined as one list (RFC 9110, 5.3)."""
-    named: dict[bytes, bytes] = {}
-    for name, value in pairs:
-        key = name.lower()
-        if key in IDENTITY:
-            named[key] = named[key] + b", " + value if key in named else value
-    return named
-
-
-def _disguised(name: bytes) -> bytes:
-    """Return NAME as a CGI-like node would see it: there X_Forwarded_For is X-Forwarded-For."""
-    return name.lower().replace(b"_", b"-")
+    return b"\r\nHost: %b\r\n%b%bX-Forwarded-Host: %b\r\n" % (host, forward, framing, host)
 
 
 def _read_request_fields(block: bytes) -> RequestFields:
-    pairs = read_block(block)
-    connection = _tokens(pairs, b"connection")
-    length, chunked = _length(pairs), _chunked(pairs)
-    expectations = _tokens(pairs, b"expect")
-    if any(expectation != b"100-continue" for expectation in expectations):
-        raise BadRequest("unknown expectation", 417)
-    upgrade = b"" if length or chunked else _upgrade(pairs, connection)
-    end_to_end = [pair for pair in pairs if _disguised(pair[0]) not in IDENTITY]
+    lines = split_block(block)
+    passed, values = _REQUEST.sort(lines)
+    connection = _tokens(values, b"connection")
+    length, chunked = _length(values), _chunked(values)
+    framing = _framing(length, chunked)
+    expects = _expects(values)
+    upgrade = b"" if framing else _upgrade(values, connection)
+    if upgrade:
+        framing = switch_lines(upgrade)
+    host = _host(values)
+    forward = _joined(passed, connection)
     return RequestFields(
-        forward=_lines(end_to_end, _dropped(connection) | {b"host", b"expect"}),
-        framing=_framing(length, chunked) if not upgrade else switch_lines(upgrade),
+        forward=forward,
+        framing=framing,
+        usual=_usual(host, forward, framing),
         length=-1 if chunked else length or 0,
-        host=_host(pairs),
-        named=_named(pairs),
-        count=len(pairs),
+        host=host,
+        named={name: b", ".join(given) for name, given in values.items() if name in IDENTITY},
+        count=len(lines),
         close=b"close" in connection,
         keep_alive=b"keep-alive" in connection,
-        expects=bool(expectations),
+        expects=expects,
         upgrade=upgrade,
-        plain=not (chunked or length or expectations or upgrade),
+        plain=not (chunked or length or expects or upgrade),
     )
 
 
 def _read_answer_fields(block: bytes) -> AnswerFields:
-    pairs = read_block(block)
-    connection = _tokens(pairs, b"connection")
-    length, chunked = _length(pairs), _chunked(pairs)
+    passed, values = _ANSWER.sort(split_block(block))
+    connection = _tokens(values, b"connection")
+    length, chunked = _length(values), _chunked(values)
     framing = _framing(length, chunked)
-    hint = _KEEP_ALIVE_TIMEOUT.search(
-        b",".join(value for name, value in pairs if name.lower() == b"keep-alive")
-    )
     return AnswerFields(
-        forward=_lines(pairs, _dropped(connection)),
+        forward=_joined(passed, connection),
         framing=b"" if chunked else framing,
         length=-1 if chunked else -2 if length is None else length,
         close=b"close" in connection,
         keep_alive=b"keep-alive" in connection,
-        upgrade=_upgrade(pairs, connection),
-        idle_s=float(hint[1]) if hint else None,
-        count=len(pairs),
+        upgrade=_upgrade(values, connection),
+        idle_s=_idle_s(values),
     )
-
-
-Result = TypeVar("Result")
-
-
-def _remembered(read: Callable[[bytes], Result]) -> Callable[[bytes], Result]:
-    """Remember the last results of READ for blocks of ordinary size."""
-    remembered = lru_cache(MEMO_ENTRIES)(read)
-
-    def read_or_remember(block: bytes) -> Result:
-        return remembered(block) if len(block) <= MEMO_BYTES else read(block)
-
-    return read_or_remember
-
-
-_request_fields = _remembered(_read_request_fields)
-_answer_fields = _remembered(_read_answer_fields)
 
 
 def request_fields(block: bytes) -> RequestFields:
     """Read the field lines of a request, each with its CRLF; raises BadRequest."""
     try:
-        return _request_fields(block)
+        fields = _read_request_fields(block)
     except ValueError as error:
         raise BadRequest(str(error)) from error
+    remember(seen_requests, block, fields)
+    return fields
 
 
 def answer_fields(block: bytes) -> AnswerFields:
     """Read the field lines of an answer, each with its CRLF; raises BadAnswer."""
     try:
-        return _answer_fields(block)
+        return _read_answer_fields(block)
     except (ValueError, BadRequest) as error:
         raise BadAnswer(str(error)) from error
 
 
 def trailer_lines(block: bytes) -> bytes:
     """Return the trailer lines of BLOCK as they are forwarded; raises ValueError if one may not be there."""
-    pairs = read_block(block)
-    if any(name.lower() in NOT_TRAILERS for name, _ in pairs):
+    lines = split_block(block)
+    if any(line.partition(b":")[0].lower() in NOT_TRAILERS for line in lines):
         raise ValueError("this field may not be a trailer")
-    return _lines(pairs, frozenset())
+    return b"\r\n".join([*lines, b""])
+
+
+Result = TypeVar("Result")
+
+# Blocks that were read, for whoever reads one: look here first. Only the readers write.
+seen_requests: dict[bytes, RequestFields] = {}
+
+
+def remember(seen: dict[bytes, Result], text: bytes, result: Result) -> None:
+    """Keep what TEXT means. All is forgotten when there is too much: the frequent ones are soon back."""
+    if len(text) <= MEMO_BYTES:
+        if len(seen) >= MEMO_ENTRIES:
+            seen.clear()
+        seen[text] = result

@@ -7,12 +7,18 @@ reaches the node byte for byte; an absolute-form one is turned into origin-form 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trackproxy.errors import BadAnswer, BadRequest
-from trackproxy.http.fields import MEMO_BYTES, MEMO_ENTRIES, RequestFields, request_fields
+from trackproxy.http.fields import (
+    AnswerFields,
+    RequestFields,
+    answer_fields,
+    remember,
+    request_fields,
+    seen_requests,
+)
 
 if TYPE_CHECKING:
     from trackproxy.http.framing import RequestBody
@@ -23,6 +29,11 @@ if TYPE_CHECKING:
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 REFUSED = frozenset({b"CONNECT", b"TRACE"})
 ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+# RFC 9110, 6.4.1: answers that end with their head.
+BODILESS = frozenset({204, 304})
+
+HEAD_END = b"\r\n\r\n"
 
 # How the head of an answer ends, which also says what becomes of the client's connection.
 CLOSE = b"Connection: close\r\n\r\n"
@@ -57,6 +68,7 @@ class Request:
     body: RequestBody | None = None
     head: bytes = b""  # as sent to a node, once one was found
     deadline: float = 0.0
+    complete: bool = True  # the client has sent all of it
     one_zero: bool = False  # HTTP/1.0
     dispatched: bool = False
     waiting: bool = False  # in the queue, since every endpoint is full
@@ -68,11 +80,6 @@ class Request:
         self.host = host
         self.fields = fields
         self.ending = CLOSE if fields.close else PERSISTENT
-
-    @property
-    def complete(self) -> bool:
-        """Whether the client has sent all of it."""
-        return self.body is None or self.body.complete
 
 
 def read_request(line: bytes, block: bytes) -> Request:
@@ -86,12 +93,12 @@ def read_request(line: bytes, block: bytes) -> Request:
         raise BadRequest("malformed request line") from None
     if version != b"HTTP/1.1":
         return _read_other_version(method, target, version, block)
-    fields = request_fields(block)
+    fields = seen_requests.get(block) or request_fields(block)
     if fields.host is None:  # RFC 9112, 3.2
         raise BadRequest("Host is missing")
-    if target[:1] != b"/" or method != b"GET" or target.translate(None, _VISIBLE):
+    if method != b"GET" or not target.startswith(b"/") or target.translate(None, _VISIBLE):
         _check(method, target)
-        if target[:1] != b"/":
+        if not target.startswith(b"/"):
             return _read_other_form(method, target, fields)
     return Request(method, line, fields.host, fields)
 
@@ -141,9 +148,8 @@ def _read_other_version(method: bytes, target: bytes, version: bytes, block: byt
     fields = request_fields(block)
     if fields.length < 0:  # RFC 9112, 6.1: HTTP/1.0 knows no transfer codings
         raise BadRequest("Transfer-Encoding in HTTP/1.0")
-    if fields.upgrade or fields.expects:  # RFC 9110, 7.8 and 10.1.1: to be ignored in HTTP/1.0
-        framing = b"" if fields.upgrade else fields.framing
-        fields = replace(fields, upgrade=b"", expects=False, framing=framing, plain=not fields.length)
+    if fields.upgrade or fields.expects:
+        fields = fields.in_one_zero()
     _check(method, target)
     if target[:1] == b"/":
         request = Request(method, b"%b %b HTTP/1.1" % (method, target), fields.host, fields)
@@ -169,20 +175,44 @@ def _read_other_form(method: bytes, target: bytes, fields: RequestFields) -> Req
     return Request(method, b"%b %b HTTP/1.1" % (method, rest), absolute[1], fields)
 
 
-def _read_status_line(line: bytes) -> tuple[int, bool, bytes]:
+@dataclass(slots=True, eq=False)
+class Answer:
+    """The head of a node's answer; never changed after it was read.
+
+    head: for the client, up to where the fields about its connection and a body without a length follow.
+    length: octets of the body, CHUNKED or UNTIL_CLOSE; 0 where the status forbids one.
+    """
+
+    status: int
+    head: bytes
+    length: int
+    reusable: bool
+    fields: AnswerFields
+
+
+def read_answer(head: bytes) -> Answer:
+    """Read the HEAD of an answer, each line with its CRLF; raises BadAnswer.
+
+    Any reason phrase passes: the nodes' own is `200 Data follows`.
+    """
+    line, _, block = head.partition(b"\r\n")
     found = _STATUS_LINE.fullmatch(line)
     if not found:
         raise BadAnswer("malformed status line")
-    forward = b"HTTP/1.1 %b %b\r\n" % (found[2], found[3] or b"")
-    return int(found[2]), found[1] == b"0", forward
+    fields = answer_fields(block)
+    status = int(found[2])
+    # RFC 9110, 8.6: neither 1xx nor 204 has a Content-Length.
+    framing = b"" if status < 200 or status == 204 else fields.framing
+    answer = Answer(
+        status=status,
+        head=b"HTTP/1.1 %b %b\r\n%b%b" % (found[2], found[3] or b"", fields.forward, framing),
+        length=0 if status in BODILESS else fields.length,
+        reusable=fields.keep_alive if found[1] == b"0" else not fields.close,
+        fields=fields,
+    )
+    remember(seen_answers, head, answer)
+    return answer
 
 
-_remembered_status_line = lru_cache(MEMO_ENTRIES)(_read_status_line)
-
-
-def read_status_line(line: bytes) -> tuple[int, bool, bytes]:
-    """Read a status LINE; return the status, whether it is HTTP/1.0, and the line for the client.
-
-    Any reason phrase passes: the nodes' own is `200 Data follows`. Raises BadAnswer.
-    """
-    return _remembered_status_line(line) if len(line) <= MEMO_BYTES else _read_status_line(line)
+# Heads that were read, for whoever reads one: look here first.
+seen_answers: dict[bytes, Answer] = {}

@@ -41,10 +41,11 @@ def plain_lines(connection: Connection, via: str, ids: RequestIds) -> bytes:
 
     They end in the middle of X-Request-ID: its count and CRLF are to be appended.
     """
-    return (
-        b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Port: %d\r\nVia: 1.1 %b\r\nX-Request-ID: %b"
-        % (connection.peer, connection.scheme, connection.port, via.encode(), ids.prefix)
+    text = (
+        b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Port: %d\r\n"
+        b"Via: 1.1 %b\r\nX-Request-ID: %b"
     )
+    return text % (connection.peer, connection.scheme, connection.port, via.encode(), ids.prefix)
 
 
 def full_lines(

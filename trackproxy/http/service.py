@@ -50,6 +50,12 @@ class Service:
         self.settings = settings
         self.timeouts = settings.timeouts
         self.limits = settings.limits
+        # Read for each request; an attribute of the settings takes several times as long to find.
+        self.idle_s = settings.timeouts.idle
+        self.response_head_s = settings.timeouts.response_head
+        self.retry_deadline_s = settings.retry.deadline
+        self.max_fields = settings.limits.fields
+        self.max_head = settings.limits.head
         self.checked_size = min(settings.limits.target, settings.limits.head)
         self.loop = loop
         self.sweep = sweep
@@ -99,16 +105,27 @@ class Service:
         """Find an endpoint for a new request and send it there, queue it, or answer that nobody is there."""
         self.requests += 1
         request.dispatched = True
-        request.deadline = self.sweep.now + self.settings.retry.deadline
+        request.deadline = self.sweep.now + self.retry_deadline_s
         if self.draining:
             request.ending = CLOSE
         endpoint = self.balancer.take(edge.client)
         if endpoint is None:
             self._wait(edge, request)
             return
+        self._send(edge, request, endpoint)
+
+    def _send(self, edge: Edge, request: Request, endpoint: Endpoint) -> None:
+        """Send REQUEST to ENDPOINT, which was taken for it.
+
+        What may not be sent again is not risked on a connection that the node may just be closing, nor is
+        what was lost that way already.
+        """
         request.endpoint = endpoint
-        # A connection that the node is just closing would cost what may not be sent twice.
-        self.channels[endpoint].send(edge, request, fresh=request.method not in IDEMPOTENT)
+        channel = self.channels[endpoint]
+        if channel.idle and request.method in IDEMPOTENT and not request.tried:
+            channel.idle.pop().send(edge, request)
+        else:
+            channel.connect(edge, request)
 
     def release(self, request: Request) -> None:
         """Give the endpoint of REQUEST back, if it has one, to whoever waits longest."""
@@ -166,7 +183,7 @@ class Service:
                     return
                 request.waiting = False
                 edge.deadline = NEVER
-                self._send_anew(edge, request, endpoint)
+                self._send(edge, request, endpoint)
             self.waiting.popleft()
 
     def waited_too_long(self, edge: Edge, request: Request) -> None:
@@ -200,7 +217,7 @@ class Service:
         if other is None and reused and self.balancer.claim(endpoint):
             other = endpoint
         if other is not None:
-            self._send_anew(edge, request, other)
+            self._send(edge, request, other)
         elif self._may_find_room(request):
             self._wait(edge, request)
         else:
@@ -210,11 +227,6 @@ class Service:
         if not may_retry(request, failure, self.settings.retry, self.sweep.now):
             return False
         return failure is Failure.CONNECT or self._budget.take(self.requests, self.sweep.now)
-
-    def _send_anew(self, edge: Edge, request: Request, endpoint: Endpoint) -> None:
-        request.endpoint = endpoint
-        fresh = bool(request.tried) or request.method not in IDEMPOTENT
-        self.channels[endpoint].send(edge, request, fresh)
 
     def connect_failed(self, edge: Edge, request: Request, endpoint: Endpoint, error: ConnectFailed) -> None:
         """A connect failed: leave the endpoint out for a while, and try another one for REQUEST."""

@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING, cast
 
 from trackproxy.clock import NEVER
 from trackproxy.errors import BadAnswer
-from trackproxy.http.fields import AnswerFields, answer_fields, switch_lines
+from trackproxy.http.fields import switch_lines
 from trackproxy.http.framing import CHUNKED, UNTIL_CLOSE, ChunkedReader, chunk, last_chunk
-from trackproxy.http.heads import CLOSE, Request, read_status_line
+from trackproxy.http.heads import CLOSE, HEAD_END, Answer, Request, read_answer, seen_answers
 from trackproxy.http.retry import Failure
 
 if TYPE_CHECKING:
     from trackproxy.http.channel import Channel
     from trackproxy.http.edge import Edge
-
-# RFC 9110, 6.4.1: answers that end with their head.
-BODILESS = frozenset({204, 304})
 
 
 class Upstream(asyncio.Protocol):
@@ -39,6 +36,7 @@ class Upstream(asyncio.Protocol):
         "_left",
         "_reader",
         "_reusable",
+        "_service",
         "_stalled",
         "_unsent",
         "deadline",
@@ -52,6 +50,7 @@ class Upstream(asyncio.Protocol):
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._service = channel.service
         self.edge: Edge | None = None
         self.request: Request | None = None
         self.used = False
@@ -68,7 +67,7 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self._channel.service.sweep.add(self)
+        self._service.sweep.add(self)
 
     # --- the request ---
 
@@ -81,7 +80,7 @@ class Upstream(asyncio.Protocol):
         body = request.body
         if body is None:
             self.transport.write(head)
-            self.deadline = self._channel.service.sweep.now + self._channel.service.timeouts.response_head
+            self.deadline = self._service.sweep.now + self._service.response_head_s
         else:
             self.transport.write(head + body.take())
             self._await_answer()
@@ -103,8 +102,8 @@ class Upstream(asyncio.Protocol):
         if self._stalled:
             return
         complete = request is not None and request.complete
-        timeouts = self._channel.service.timeouts
-        self.deadline = self._channel.service.sweep.now + timeouts.response_head if complete else NEVER
+        timeouts = self._service.timeouts
+        self.deadline = self._service.sweep.now + timeouts.response_head if complete else NEVER
 
     # --- the answer ---
 
@@ -117,52 +116,49 @@ class Upstream(asyncio.Protocol):
             self._read_head(self._buffer + data if self._buffer else data)
 
     def _read_head(self, data: bytes) -> None:
-        edge, request = self.edge, self.request
-        assert edge is not None
-        assert request is not None
-        end = data.find(b"\r\n\r\n")
-        if end < 0 or end > edge.service.limits.head:
+        end = data.find(HEAD_END)
+        if end < 0 or end > self._service.max_head:
             self._await_head(data)
             return
-        line_end = data.find(b"\r\n")
+        head = data[: end + 2]
         try:
-            status, one_zero, line = read_status_line(data[:line_end])
-            fields = answer_fields(data[line_end + 2 : end + 2])
+            answer = seen_answers.get(head) or read_answer(head)
         except BadAnswer as error:
             self._fail(Failure.MALFORMED, str(error))
             return
-        body = data[end + 4 :]
-        if status < 200:
-            self._take_interim(status, line, fields, body)
-            return
-        if request.body is not None and not request.body.complete:
+        if answer.status < 200:
+            self._take_interim(answer, data[end + 4 :])
+        else:
+            self._take_answer(answer, data[end + 4 :])
+
+    def _take_answer(self, answer: Answer, body: bytes) -> None:
+        """Pass the head on, with all that is there of the body."""
+        edge, request = self.edge, self.request
+        assert edge is not None
+        assert request is not None
+        if not request.complete:
             request.ending = CLOSE  # RFC 9112, 9.3: an early answer ends the connection
-        self._reusable = fields.keep_alive if one_zero else not fields.close
-        if fields.idle_s is not None:
-            self._channel.learn(fields.idle_s)
-        left = self._left = fields.length
-        framing = fields.framing
-        if status in BODILESS or request.method == b"HEAD":
-            left = self._left = 0
-            if status == 204:  # RFC 9110, 8.6: no Content-Length there
-                framing = b""
-        elif left < 0:
-            framing = self._open_ended(request)
-        if left == 0 or left == len(body):
-            edge.transport.write(b"%b%b%b%b%b" % (line, fields.forward, framing, request.ending, body[:left]))
-            self._finish(clean=left == len(body))
+        self._reusable = answer.reusable
+        if answer.fields.idle_s is not None:
+            self._channel.learn(answer.fields.idle_s)
+        length = 0 if request.method == b"HEAD" else answer.length
+        if 0 <= length <= len(body):
+            edge.transport.write(b"".join((answer.head, request.ending, body[:length])))
+            self._finish(clean=length == len(body))
             return
+        self._left = length
+        framing = self._open_ended(request) if length < 0 else b""
+        edge.transport.write(b"%b%b%b" % (answer.head, framing, request.ending))
         request.answered = True
-        edge.transport.write(b"%b%b%b%b" % (line, fields.forward, framing, request.ending))
         self._in_body = True
         self._buffer = b""
-        self.deadline = edge.service.sweep.now + edge.service.timeouts.response
+        self.deadline = self._service.sweep.now + self._service.timeouts.response
         if body:
             self._relay(body)
 
     def _open_ended(self, request: Request) -> bytes:
         """Prepare for a body of unknown length; return the line that frames it for the client."""
-        limits = self._channel.service.limits
+        limits = self._service.limits
         self._reader = (
             ChunkedReader(limits.chunk_extension, limits.trailer) if self._left == CHUNKED else None
         )
@@ -173,49 +169,53 @@ class Upstream(asyncio.Protocol):
         return b""
 
     def _await_head(self, data: bytes) -> None:
-        if len(data) > self._channel.service.limits.head:
+        if len(data) > self._service.limits.head:
             self._fail(Failure.MALFORMED, "the head is too large")
         elif not b"HTTP/1.".startswith(data[:7]):
             self._fail(Failure.MALFORMED, "this is not HTTP")
         else:
             self._buffer = data
 
-    def _take_interim(self, status: int, line: bytes, fields: AnswerFields, rest: bytes) -> None:
-        """Pass on a 1xx answer, or switch protocols (RFC 9110, 15.2); 100 is for nobody: it was answered here."""
+    def _take_interim(self, answer: Answer, rest: bytes) -> None:
+        """Pass on a 1xx answer, or switch protocols (RFC 9110, 15.2).
+
+        100 is for nobody: the client has had it from us.
+        """
         edge, request = self.edge, self.request
         assert edge is not None
         assert request is not None
         self._buffer = b""
         self._interim += 1
-        if status == 101:
-            self._switch(line, fields, rest)
+        if answer.status == 101:
+            self._switch(answer, rest)
             return
-        if self._interim > edge.service.limits.interim:
+        if self._interim > self._service.limits.interim:
             self._fail(Failure.MALFORMED, "too many interim answers")
             return
-        if status != 100 and not request.one_zero:
-            edge.transport.write(b"%b%b\r\n" % (line, fields.forward))
+        if answer.status != 100 and not request.one_zero:
+            edge.transport.write(answer.head + b"\r\n")
         if rest:
             self._read_head(rest)
 
-    def _switch(self, line: bytes, fields: AnswerFields, rest: bytes) -> None:
+    def _switch(self, answer: Answer, rest: bytes) -> None:
         edge, request = self.edge, self.request
         assert edge is not None
         assert request is not None
-        if not request.fields.upgrade or not fields.upgrade:
+        protocol = answer.fields.upgrade
+        if not request.fields.upgrade or not protocol:
             self._fail(Failure.MALFORMED, "a switch of protocols that nobody asked for")
             return
-        edge.transport.write(b"%b%b%b\r\n%b" % (line, fields.forward, switch_lines(fields.upgrade), rest))
+        edge.transport.write(b"%b%b\r\n%b" % (answer.head, switch_lines(protocol), rest))
         self._leave()
         self.edge = self.request = None
-        edge.service.open_tunnel(edge, request, self.transport)
+        self._service.open_tunnel(edge, request, self.transport)
 
     def _relay(self, data: bytes) -> None:
         """Pass on a part of the body."""
         edge = self.edge
         assert edge is not None
         if not edge.stalled:
-            self.deadline = edge.service.sweep.now + edge.service.timeouts.response
+            self.deadline = self._service.sweep.now + self._service.timeouts.response
         if self._reader is not None:
             self._relay_chunks(self._reader, data)
         elif self._left == UNTIL_CLOSE:
@@ -250,14 +250,14 @@ class Upstream(asyncio.Protocol):
         assert edge is not None
         assert request is not None
         self.edge = self.request = None
-        if clean and self._reusable and (request.body is None or request.body.complete):
+        if clean and self._reusable and request.complete:
             if self._in_body or self._buffer or self._interim:
                 self._reset()
             self.used = True
             self._channel.park(self)
         else:
             self._drop()
-        edge.service.release(request)
+        self._service.release(request)
         edge.answered()
 
     def _reset(self) -> None:
@@ -273,7 +273,7 @@ class Upstream(asyncio.Protocol):
         assert request is not None
         self.edge = self.request = edge.upstream = None
         self._drop()
-        edge.service.failed(edge, request, failure, reused=self.used, detail=detail)
+        self._service.failed(edge, request, failure, reused=self.used, detail=detail)
 
     def _cut(self) -> None:
         """The answer ended in the middle: nobody may take it for whole."""
@@ -282,7 +282,7 @@ class Upstream(asyncio.Protocol):
         assert request is not None
         self.edge = self.request = None
         self._drop()
-        edge.service.release(request)
+        self._service.release(request)
         edge.cut()
 
     def abandon(self) -> None:
@@ -296,7 +296,7 @@ class Upstream(asyncio.Protocol):
         self.transport.abort()
 
     def _leave(self) -> None:
-        self._channel.service.sweep.discard(self)
+        self._service.sweep.discard(self)
 
     # --- flow control ---
 
@@ -309,7 +309,7 @@ class Upstream(asyncio.Protocol):
     def release(self) -> None:
         if not self.transport.is_closing():
             self.transport.resume_reading()
-            self.deadline = self._channel.service.sweep.now + self._channel.service.timeouts.response
+            self.deadline = self._service.sweep.now + self._service.timeouts.response
 
     def pause_writing(self) -> None:
         self._stalled = True
@@ -326,7 +326,7 @@ class Upstream(asyncio.Protocol):
 
     def _await_node(self) -> None:
         self._unsent = self.transport.get_write_buffer_size()
-        self.deadline = self._channel.service.sweep.now + self._channel.service.timeouts.write
+        self.deadline = self._service.sweep.now + self._service.timeouts.write
 
     # --- the end of the connection ---
 

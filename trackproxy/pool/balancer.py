@@ -113,8 +113,14 @@ class Balancer:
 
     def give(self, endpoint: Endpoint) -> None:
         """End what `take`, `take_other` or `claim` began."""
-        assert endpoint.active > 0, "given more often than taken"
-        self._count(endpoint, -1)
+        # `_count` written out, as in `take`.
+        before = endpoint.active
+        assert before > 0, "given more often than taken"
+        endpoint.active = before - 1
+        if self._tracks_load and endpoint.listed:
+            self._tiers[endpoint.priority].policy.moved(endpoint, before)
+        if endpoint.max_connections:
+            self._list(endpoint)
 
     def set_state(self, node_name: str, state: AdminState) -> bool:
         """Follow an operator's decision on a node; return whether that took any endpoint in or out."""
