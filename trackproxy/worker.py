@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from trackproxy.clock import Sweep
 from trackproxy.http.edge import Edge
@@ -17,7 +18,6 @@ from trackproxy.settings import ServiceSettings, Settings, endpoints_of
 log = logging.getLogger(__name__)
 
 BACKLOG = 4096
-DRAIN_CHECK_S = 0.02
 
 
 def _waits(settings: ServiceSettings) -> Iterator[float]:
@@ -68,10 +68,12 @@ class Worker:
         for server in self._servers:
             server.close()
         for service in self.services.values():
-            service.drain()
-        deadline = self._loop.time() + grace_s
-        while (left := self._open()) and self._loop.time() < deadline:
-            await asyncio.sleep(DRAIN_CHECK_S)
+            service.drain(min(service.timeouts.linger, grace_s / 2))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                for service in self.services.values():
+                    await service.over.wait()
+        left = sum(len(service.open) for service in self.services.values())
         for service in self.services.values():
             service.abort()
         if self._ticks is not None:
@@ -79,6 +81,3 @@ class Worker:
         if left:
             log.warning("ended %d connections that were still open after %g s", left, grace_s)
         return not left
-
-    def _open(self) -> int:
-        return sum(len(service.open) for service in self.services.values())

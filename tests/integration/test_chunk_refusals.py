@@ -9,8 +9,8 @@ import pytest
 
 from tests.integration.conftest import Stage
 from tests.integration.messages import LAST_CHUNK, OK, answers_in, chunked, post, request
-from tests.integration.nodes import Node
-from tests.integration.wire import Wire
+from tests.integration.nodes import Exchange, Node
+from tests.integration.wire import Wire, settle
 
 HEAD = b"POST /bad HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 BEHIND = request("/behind")
@@ -29,6 +29,7 @@ BAD_CHUNKS = {
     "no size but an extension": b";a=b\r\nhello\r\n0\r\n\r\n",
     "no digit": b"g\r\nhello\r\n0\r\n\r\n",
     "size beyond 64 bits": b"10000000000000005\r\nhello\r\n0\r\n\r\n",
+    "size of 64 bits": b"ffffffffffffffff\r\nhello\r\n0\r\n\r\n",
     "size with endless zeros": b"0" * 40_000 + b"5\r\nhello\r\n0\r\n\r\n",
     "chunk longer than its size": b"5\r\nhello!\r\n0\r\n\r\n",
     "no line end after a chunk": b"5\r\nhello0\r\n\r\n",
@@ -85,6 +86,20 @@ async def test_a_bad_chunk_is_noticed_while_the_node_already_reads(stage: Stage,
     await assert_never_complete(client, node, {400, 413, 431})
 
 
+async def test_a_bad_chunk_after_the_answer_has_begun_cuts_the_answer_off(stage: Stage) -> None:
+    async def early(exchange: Exchange) -> None:
+        await exchange.wire.until(b"\r\n\r\n")
+        await exchange.send(OK.replace(b": 2", b": 10"))
+
+    client, node = await stage.through(early)
+    await client.send(HEAD + chunked(b"first")[: -len(LAST_CHUNK)])
+    await client.saw(b"\r\n\r\nok")
+    await client.send(b"x\r\n" + BEHIND)
+    assert (await client.rest()).endswith(b"\r\n\r\nok")
+    await node.connections[0].rest()
+    assert b"/behind" not in node.received
+
+
 @pytest.mark.parametrize(
     "raw",
     [post("/bad", b"x" * 1001), HEAD + chunked(b"x" * 600, b"x" * 401)],
@@ -106,9 +121,13 @@ async def test_a_length_that_is_too_large_is_refused_before_the_body_comes(stage
 async def test_a_client_that_sends_all_of_it_before_it_reads_still_sees_the_413(stage: Stage) -> None:
     node = await stage.start_node()
     client = await stage.connect(await stage.start_proxy([node], max_body=1000), reading=False)
-    await client.send(post("/bad", b"x" * (8 << 20)))
+    await client.send(HEAD.replace(b"Transfer-Encoding: chunked", b"Content-Length: 524288"))
+    for _ in range(8):
+        await settle()
+        await client.send(b"x" * 64 * 1024)
     client.resume()
     await assert_never_complete(client, node, {413})
+    assert not client.broken
 
 
 @pytest.mark.parametrize("raw", [post("/", b"x" * 1000), HEAD + chunked(b"x" * 600, b"x" * 400)])

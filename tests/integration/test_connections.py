@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from tests.integration.conftest import Stage
-from tests.integration.messages import OK, post, request
-from tests.integration.nodes import Exchange, Node, silent
+from tests.integration.messages import OK, answer, post, request
+from tests.integration.nodes import Exchange, Node, answering, silent
 from tests.integration.wire import settle
 
 
@@ -25,6 +25,28 @@ async def test_one_connection_serves_many_clients_in_turn(stage: Stage) -> None:
         await client.send(request("/"))
         assert (await client.answer()).status == 200
     assert len(node.connections) == 1
+
+
+@pytest.mark.parametrize(
+    ("raw", "connections"),
+    [
+        (answer(body=b"ok"), 1),
+        (answer("Connection: keep-alive", body=b"ok"), 1),
+        (answer("Connection: close", body=b"ok"), 2),
+        (answer("Connection: x, CLOSE", body=b"ok"), 2),
+        (answer(body=b"ok", version="1.0"), 2),
+        (answer("Connection: Keep-Alive", body=b"ok", version="1.0"), 1),
+    ],
+    ids=["1.1", "1.1 keep-alive", "1.1 close", "1.1 close in a list", "1.0", "1.0 keep-alive"],
+)
+async def test_a_connection_is_used_again_exactly_when_the_node_allows_it(
+    stage: Stage, raw: bytes, connections: int
+) -> None:
+    client, node = await stage.through(answering(raw))
+    for _ in range(2):
+        await client.send(request("/"))
+        assert (await client.answer()).body == b"ok"
+    assert len(node.connections) == connections
 
 
 async def test_an_idle_connection_is_given_up_in_time(stage: Stage) -> None:
@@ -117,7 +139,3 @@ async def test_what_takes_longer_than_the_grace_is_ended(stage: Stage) -> None:
         await stage.workers[0].stop(0.1)
     await client.rest()
     await node.connections[0].rest()
-
-
-async def silent(exchange: Exchange) -> None:
-    await exchange.request()

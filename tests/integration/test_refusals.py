@@ -143,7 +143,7 @@ async def assert_refused(
     (status_line,) = answers_in(reply)
     assert int(status_line.split(b" ")[1]) in allowed
     assert b"\r\nconnection: close\r\n" in reply.lower()
-    assert client.ended == "eof"
+    assert (client.ended, client.broken) == ("eof", False)
     later = await stage.connect(proxy)
     await later.send(request("/later"))
     assert (await later.answer()).status == 200

@@ -33,6 +33,7 @@ class Wire:
     """A connected socket; close() or reset() ends it.
 
     received: every byte that ever came. ended: "" while open, then "eof" or "reset".
+    broken: something could not be sent, because the peer was gone.
     reading: with False nothing is read until resume(), so that the peer meets back-pressure.
     """
 
@@ -42,6 +43,7 @@ class Wire:
         self.sock = sock
         self.received = bytearray()
         self.ended = ""
+        self.broken = False
         self._at = 0
         self._news = asyncio.Event()
         self._flowing = asyncio.Event()
@@ -50,10 +52,12 @@ class Wire:
         self._pump = asyncio.create_task(self._read_on(), name="wire pump")
 
     async def send(self, data: bytes, deadline_s: float = DEADLINE_S) -> None:
-        """Send all of it; a peer that has gone meanwhile shows in `ended`."""
-        with contextlib.suppress(ConnectionError):
+        """Send all of it; a peer that has gone meanwhile shows in `broken`."""
+        try:
             async with asyncio.timeout(deadline_s):
                 await asyncio.get_running_loop().sock_sendall(self.sock, data)
+        except ConnectionError:
+            self.broken = True
 
     async def drip(self, data: bytes) -> None:
         """Send a byte at a time, and let everybody else have a turn after each."""

@@ -49,6 +49,10 @@ class Channel:
         if upstream in self.idle:
             self.idle.remove(upstream)
 
+    def replace_oldest(self) -> None:
+        """Make room for a connection that is opened beside idle ones, so that they do not grow in number."""
+        self.idle[0].abandon()
+
     def connect(self, edge: Edge, request: Request) -> None:
         """Send REQUEST over a new connection."""
         self.service.spawn(self._connect_and_send(edge, request))

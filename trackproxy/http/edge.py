@@ -24,7 +24,7 @@ from trackproxy.http.heads import (
     without_empty_lines,
 )
 from trackproxy.http.identity import UNKNOWN, Connection, full_lines, plain_lines
-from trackproxy.http.tunnel import Linger
+from trackproxy.http.tunnel import Linger, reset
 
 if TYPE_CHECKING:
     from trackproxy.http.framing import RequestBody
@@ -104,14 +104,14 @@ class Edge(asyncio.Protocol):
         service = self.service
         try:
             if data.startswith(b"\r\n"):
-                data = without_empty_lines(data)
+                data, checked = without_empty_lines(data), 0
             end = data.find(HEAD_END)
             if end < 0:
                 self._await_head(data, checked)
                 return
             line_end = data.find(b"\r\n")
             if end > service.checked_size:
-                check_size(end, line_end, service.limits)
+                check_size(data, end, service.limits)
             request = read_request(data[:line_end], data[line_end + 2 : end + 2])
             fields = request.fields
             if fields.count > service.max_fields:
@@ -133,7 +133,7 @@ class Edge(asyncio.Protocol):
         check_beginning(data, checked, self.service.limits)
         if not self._buffer:
             self.deadline = self.service.sweep.now + self.service.timeouts.head
-        self._buffer = data
+        self._buffer = data or b"\r\n"  # an empty line begins a head, too: it must not gain time
 
     def _begin_body(self, request: Request) -> None:
         """Take what is there of the body, before a node gets the head: it may still be refused."""
@@ -190,14 +190,14 @@ class Edge(asyncio.Protocol):
     def head_for_node(self, request: Request) -> bytes:
         """Return the head of REQUEST as a node gets it; the same bytes for every try."""
         fields, ids = request.fields, self.service.ids
-        if self._plain_lines and fields.usual and request.host is fields.host:
+        if self._plain_lines and request.host is fields.host and fields.usual and not request.one_zero:
             return b"".join((request.line, fields.usual, self._plain_lines, b"%016x\r\n\r\n" % ids.next()))
         host = request.host
         if host is None:  # HTTP/1.0: sites are told apart by the address that the client reached
             host = self.service.own_authority(self.transport.get_extra_info("sockname"))
-        settings = self.service.settings
         named = fields.named if self.trusted else {}
-        lines = full_lines(self._connection, host, named, settings.forwarded, settings.via, ids.make())
+        via = b"1.%d %b" % (not request.one_zero, self.service.settings.via.encode())
+        lines = full_lines(self._connection, host, named, via, ids.make(), self.service.settings.forwarded)
         return b"%b\r\nHost: %b\r\n%b%b%b\r\n" % (request.line, host, fields.forward, lines, fields.framing)
 
     # --- the end of a request ---
@@ -243,9 +243,12 @@ class Edge(asyncio.Protocol):
             self.refuse(refusal)
 
     def cut(self) -> None:
-        """End an answer that cannot be completed so that the client does not take it for whole."""
+        """End an answer that cannot be completed so that the client does not take it for whole.
+
+        An orderly end would be the end of the body for HTTP/1.0, so that it has to be a reset.
+        """
         self.request = self.upstream = None
-        self.transport.abort()
+        reset(self.transport)
 
     def close(self) -> None:
         """Close once everything is written; the deadline for that is the write timeout."""
@@ -258,10 +261,10 @@ class Edge(asyncio.Protocol):
         self.service.closed(self)
         Linger(self.transport, self.service.sweep, self.service.timeouts.linger)
 
-    def retire(self) -> None:
-        """Close if nothing is on its way."""
+    def retire(self, wait_s: float) -> None:
+        """If nothing is on its way, end after WAIT_S: a request may just be coming, and gets its answer."""
         if self.request is None and not self._buffer:
-            self.close()
+            self.deadline = min(self.deadline, self.service.sweep.now + wait_s)
 
     def abort(self) -> None:
         self.transport.abort()
@@ -334,7 +337,7 @@ class Edge(asyncio.Protocol):
             self.deadline = NEVER
 
     def _expire_between_requests(self) -> None:
-        if self._buffer:
+        if self._buffer.strip(b"\r\n"):
             self.refuse(BadRequest("the head did not come in time", 408))
         else:
             self.close()

@@ -45,7 +45,6 @@ _VISIBLE = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))  # a fr
 _EMPTY_LINES = re.compile(rb"(?:\r\n){1,4}")
 # What no head may hold, whatever comes after it: controls, LF without CR, CR without LF.
 _ILLEGAL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
-_LINE_OVERHEAD = 64  # method, version and spaces beside the target
 _VERSION = re.compile(rb"HTTP/[0-9](?:\.[0-9])?")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 _AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+;=%]+)(?::[0-9]{0,5})?")
@@ -109,9 +108,10 @@ def without_empty_lines(data: bytes) -> bytes:
     return data[empty.end() :] if empty else data
 
 
-def check_size(end: int, line_end: int, limits: Limits) -> None:
-    """Check a head of END bytes whose first line has LINE_END, -1 if it goes on; raises BadRequest."""
-    if (line_end if line_end >= 0 else end) > limits.target + _LINE_OVERHEAD:
+def check_size(data: bytes, end: int, limits: Limits) -> None:
+    """Check the head that is, or begins with, the first END bytes of DATA; raises BadRequest."""
+    words = data[: end + 2].partition(b"\r\n")[0].split(b" ", 2)
+    if len(words) > 1 and len(words[1]) > limits.target:
         raise BadRequest("the target is too long", 414)
     if end > limits.head:
         raise BadRequest("the head is too large", 431)
@@ -123,10 +123,10 @@ def check_beginning(data: bytes, checked: int, limits: Limits) -> None:
     The first CHECKED bytes of DATA have been looked at before.
     """
     line_end = data.find(b"\r\n")
-    check_size(len(data), line_end, limits)
+    check_size(data, len(data), limits)
     if _ILLEGAL.search(data, max(checked - 1, 0)):
         raise BadRequest("character that is not allowed in a head")
-    if line_end > 0 and checked <= line_end + 2:
+    if line_end >= 0 and checked <= line_end + 2:
         words = data[:line_end].split(b" ")
         if len(words) != 3 or not _VERSION.fullmatch(words[2]):
             raise BadRequest("malformed request line")
@@ -181,6 +181,7 @@ class Answer:
 
     head: for the client, up to where the fields about its connection and a body without a length follow.
     length: octets of the body, CHUNKED or UNTIL_CLOSE; 0 where the status forbids one.
+    reusable: the connection may serve again. RFC 9112, 6.1: never after a coding in HTTP/1.0.
     """
 
     status: int
@@ -207,7 +208,7 @@ def read_answer(head: bytes) -> Answer:
         status=status,
         head=b"HTTP/1.1 %b %b\r\n%b%b" % (found[2], found[3] or b"", fields.forward, framing),
         length=0 if status in BODILESS else fields.length,
-        reusable=fields.keep_alive if found[1] == b"0" else not fields.close,
+        reusable=fields.keep_alive and fields.length >= 0 if found[1] == b"0" else not fields.close,
         fields=fields,
     )
     remember(seen_answers, head, answer)

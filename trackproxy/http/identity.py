@@ -52,18 +52,21 @@ def full_lines(
     connection: Connection,
     host: bytes,
     named: dict[bytes, bytes],
-    forwarded: bool,
-    via: str,
+    via: bytes,
     request_id: bytes,
+    forwarded: bool,
 ) -> bytes:
-    """Return all lines for one request; NAMED is what a trusted peer said, empty for others."""
+    """Return all lines for one request; NAMED is what a trusted peer said, empty for others.
+
+    via: the received version and our name (RFC 9110, 7.6.3). forwarded: RFC 7239 is wanted, too.
+    """
     given = named.get
     lines = {
         b"X-Forwarded-For": _appended(given(b"x-forwarded-for"), connection.peer),
         b"X-Forwarded-Proto": given(b"x-forwarded-proto") or connection.scheme,
         b"X-Forwarded-Host": given(b"x-forwarded-host") or host,
         b"X-Forwarded-Port": given(b"x-forwarded-port") or b"%d" % connection.port,
-        b"Via": b"1.1 %b" % via.encode(),
+        b"Via": via,
         b"X-Request-ID": given(b"x-request-id") or request_id,
     }
     if forwarded:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Coroutine
 from ipaddress import ip_address
+from math import ceil
 
 from trackproxy.clock import NEVER, Sweep
 from trackproxy.errors import ConnectFailed
@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 class Service:
     """One HTTP service in one process.
 
-    open: connections of clients that are not over yet; draining: answers close their connections.
+    open: connections of clients that are not over yet. draining: answers close their connections;
+    `over` is set once none is open.
     requests: how many were dispatched. waiting: those for which every endpoint is full, oldest first.
     """
 
@@ -64,8 +65,9 @@ class Service:
         self.channels = {endpoint: Channel(self, endpoint) for endpoint in endpoints}
         self.open: set[Edge | Tunnel] = set()
         self.draining = False
+        self.over = asyncio.Event()
         self.requests = 0
-        self.waiting: deque[tuple[Edge, Request]] = deque()
+        self.waiting: dict[Request, Edge] = {}
         self.looks_at_clients = bool(settings.trusted_proxies) or settings.balance == "source_hash"
         self._budget = Budget(settings.retry.budget, settings.retry.budget_min, sweep.now)
         self._outliers = {endpoint: Outlier() for endpoint in endpoints}
@@ -77,9 +79,11 @@ class Service:
         self.open.add(edge)
         self.sweep.add(edge)
 
-    def closed(self, edge: Edge) -> None:
-        self.open.discard(edge)
-        self.sweep.discard(edge)
+    def closed(self, connection: Edge | Tunnel) -> None:
+        self.open.discard(connection)
+        self.sweep.discard(connection)
+        if self.draining and not self.open:
+            self.over.set()
 
     def look_at(self, peer: str) -> tuple[int, bool]:
         """Return the number of a client's address, and whether it is a trusted proxy."""
@@ -106,8 +110,6 @@ class Service:
         self.requests += 1
         request.dispatched = True
         request.deadline = self.sweep.now + self.retry_deadline_s
-        if self.draining:
-            request.ending = CLOSE
         endpoint = self.balancer.take(edge.client)
         if endpoint is None:
             self._wait(edge, request)
@@ -122,9 +124,12 @@ class Service:
         """
         request.endpoint = endpoint
         channel = self.channels[endpoint]
-        if channel.idle and request.method in IDEMPOTENT and not request.tried:
+        if not channel.idle:
+            channel.connect(edge, request)
+        elif request.method in IDEMPOTENT and not request.tried:
             channel.idle.pop().send(edge, request)
         else:
+            channel.replace_oldest()
             channel.connect(edge, request)
 
     def release(self, request: Request) -> None:
@@ -138,7 +143,8 @@ class Service:
 
     def forget(self, edge: Edge, request: Request) -> None:
         """Nobody waits for the answer any more: free everything that REQUEST holds."""
-        request.waiting = False
+        if request.waiting:
+            self._leave_queue(request)
         if edge.upstream is not None:
             edge.upstream.abandon()
             edge.upstream = None
@@ -148,12 +154,12 @@ class Service:
         """Join both connections after a switch of protocols; the request lasts as long as they do."""
 
         def over() -> None:
-            self.open.discard(tunnel)
+            self.closed(tunnel)
             self.release(request)
 
-        sent_ahead = edge.leave()
         tunnel = Tunnel((edge.transport, node), self.sweep, self.timeouts, over)
         self.open.add(tunnel)
+        sent_ahead = edge.leave()
         if sent_ahead:
             node.write(sent_ahead)
 
@@ -167,7 +173,11 @@ class Service:
         else:
             request.waiting = True
             edge.deadline = self.sweep.now + self.settings.queue.timeout
-            self.waiting.append((edge, request))
+            self.waiting[request] = edge
+
+    def _leave_queue(self, request: Request) -> None:
+        request.waiting = False
+        del self.waiting[request]
 
     def _may_find_room(self, request: Request) -> bool:
         """Whether an endpoint that REQUEST has not tried is eligible, though full now."""
@@ -176,19 +186,16 @@ class Service:
     def _wake(self) -> None:
         """Hand the room that there is now to those who wait."""
         while self.waiting:
-            edge, request = self.waiting[0]
-            if request.waiting:
-                endpoint = self.balancer.take_other(edge.client, request.tried)
-                if endpoint is None:
-                    return
-                request.waiting = False
-                edge.deadline = NEVER
-                self._send(edge, request, endpoint)
-            self.waiting.popleft()
+            request, edge = next(iter(self.waiting.items()))
+            endpoint = self.balancer.take_other(edge.client, request.tried)
+            if endpoint is None:
+                return
+            self._leave_queue(request)
+            edge.deadline = NEVER
+            self._send(edge, request, endpoint)
 
     def waited_too_long(self, edge: Edge, request: Request) -> None:
-        request.waiting = False
-        self.waiting.remove((edge, request))
+        self._leave_queue(request)
         self._answer(edge, request, 503, "every node is busy")
 
     # --- failures ---
@@ -254,7 +261,7 @@ class Service:
 
     def _answer(self, edge: Edge, request: Request, status: int, reason: str) -> None:
         """Answer REQUEST here; its connection goes on if the request was complete."""
-        if not request.complete:
+        if not request.complete or self.draining:
             request.ending = CLOSE
         answer = self.local_answer(status, reason, request.ending)
         edge.transport.write(without_body(answer) if request.method == b"HEAD" else answer)
@@ -262,7 +269,7 @@ class Service:
 
     def local_answer(self, status: int, reason: str, ending: bytes) -> bytes:
         log.debug("%s: %d %s", self.name, status, reason)
-        retry_after_s = round(self.settings.queue.retry_after + 0.5) if status == 503 else 0
+        retry_after_s = ceil(self.settings.queue.retry_after) if status == 503 else 0
         return local_answer(status, reason, ending, time.time(), retry_after_s)
 
     # --- tasks and the end ---
@@ -278,14 +285,16 @@ class Service:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s: unexpected error", self.name, exc_info=error)
 
-    def drain(self) -> None:
-        """Let each connection end with its next answer, and those between requests end now."""
+    def drain(self, wait_s: float) -> None:
+        """Let each connection end with its next answer, and those between requests WAIT_S from now."""
         self.draining = True
         for channel in self.channels.values():
             for upstream in channel.idle[:]:
                 upstream.abandon()
         for connection in [*self.open]:
-            connection.retire()
+            connection.retire(wait_s)
+        if not self.open:
+            self.over.set()
 
     def abort(self) -> None:
         """End everything at once."""

@@ -6,12 +6,25 @@ Each takes a transport over from the protocol that spoke on it before.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 from trackproxy.clock import Sweep
 from trackproxy.settings import Timeouts
 
 LINGER_BYTES = 1024 * 1024
+NO_LINGER = struct.pack("ii", 1, 0)  # struct linger: on, for no second
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """End a connection with a reset, which nobody can take for an orderly end."""
+    shown = transport.get_extra_info("socket")
+    if shown is not None and not transport.is_closing():
+        with suppress(OSError), shown.dup() as own:  # the loop's own object does not set options
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+    transport.abort()
 
 
 class Linger(asyncio.Protocol):
@@ -106,7 +119,7 @@ class Tunnel:
         """Something moved: the silence starts anew."""
         self.deadline = self._sweep.now + self._timeouts.tunnel
 
-    def retire(self) -> None:
+    def retire(self, wait_s: float) -> None:
         """Tunnels go on; whoever drains has a deadline."""
 
     def abort(self) -> None:
@@ -119,7 +132,6 @@ class Tunnel:
         """One end is gone; the other one still gets what is on its way, unless that was cut short."""
         self._open -= 1
         if not self._open:
-            self._sweep.discard(self)
             self._on_end()
         elif failed:
             end.other.transport.abort()

@@ -136,8 +136,8 @@ class Upstream(asyncio.Protocol):
         edge, request = self.edge, self.request
         assert edge is not None
         assert request is not None
-        if not request.complete:
-            request.ending = CLOSE  # RFC 9112, 9.3: an early answer ends the connection
+        if not request.complete or self._service.draining:
+            request.ending = CLOSE  # RFC 9112, 9.3 and 9.6: an early answer ends the connection
         self._reusable = answer.reusable
         if answer.fields.idle_s is not None:
             self._channel.learn(answer.fields.idle_s)
