@@ -11,16 +11,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.conftest import Stage
-from tests.integration.kernel import queued_bytes
 from tests.integration.messages import LAST_CHUNK, OK, answer, request
 from tests.integration.nodes import Exchange, Node, answering, silent
-from tests.integration.wire import BODY_DEADLINE_S, Wire, settle
+from tests.integration.sources import HELD_BYTES, Source, stop
+from tests.integration.wire import settle
 
 KIB = 1024
 MIB = 1024 * KIB
 SIZE = 64 * MIB
-HELD = 512 * KIB  # what the proxy may hold of one stream
-QUIET_S = 0.3
 BLOCK = random.Random(43).randbytes(128 * KIB)
 COUNT = SIZE // len(BLOCK)
 DIGEST = hashlib.sha256(BLOCK * COUNT).digest()
@@ -43,39 +41,6 @@ def body(framing: str) -> Iterator[bytes]:
         yield head + BLOCK + tail
     if framing == "chunked":
         yield LAST_CHUNK
-
-
-class Source:
-    """Sends pieces; `sent` counts the bytes that the kernel has taken."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._progress = asyncio.Event()
-        self.sent = 0
-
-    async def pour(self, wire: Wire) -> None:
-        """Send all of them, as fast as the other side takes them."""
-        for piece in self._pieces:
-            await wire.send(piece, BODY_DEADLINE_S)
-            if wire.broken:
-                return
-            self.sent += len(piece)
-            self._progress.set()
-
-    async def stalls(self) -> None:
-        """Wait until nothing more is taken."""
-        while True:
-            self._progress.clear()
-            try:
-                await asyncio.wait_for(self._progress.wait(), QUIET_S)
-            except TimeoutError:
-                return
-
-
-async def stop(task: asyncio.Task[None]) -> None:
-    """Cancel it and wait until it is over."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def pouring_node(stage: Stage, framing: str, source: Source) -> Node:
@@ -118,7 +83,7 @@ async def test_an_answer_that_the_client_does_not_read_stays_with_the_node(
     await node.requested()
     await source.stalls()
     assert source.sent < SIZE
-    assert source.sent - queued_bytes(node.address, proxy) < HELD
+    assert source.held_between(node.address, proxy) < HELD_BYTES
     client.resume()
     assert hashlib.sha256((await client.answer()).body).digest() == DIGEST
 
@@ -136,7 +101,7 @@ async def test_an_upload_that_the_node_does_not_read_stays_with_the_client(
     slow = await node.connected()
     await source.stalls()
     assert source.sent < SIZE
-    assert source.sent - queued_bytes(node.address, proxy) < HELD
+    assert source.held_between(node.address, proxy) < HELD_BYTES
     slow.resume()
     await pouring
     assert (await client.answer()).status == 200
@@ -150,7 +115,7 @@ async def test_requests_that_are_sent_far_ahead_stay_with_the_client(stage: Stag
     source = Source(itertools.repeat(request("/") * 4096, 1000))
     pouring = asyncio.create_task(source.pour(client))
     await source.stalls()
-    assert source.sent - queued_bytes(node.address, proxy) < HELD
+    assert source.held_between(node.address, proxy) < HELD_BYTES
     assert len(node.requests) == 1
     await stop(pouring)
     client.close()
@@ -263,7 +228,8 @@ async def test_the_node_is_let_go_at_once_when_the_client_resets_inside_a_body(
 ) -> None:
     source = Source(body("length"))
     node = await (stage.start_node() if direction == "upload" else pouring_node(stage, "length", source))
-    client = await stage.connect(await stage.start_proxy([node]))
+    proxy = await stage.start_proxy([node], timeouts={"client_gone": "60s"})
+    client = await stage.connect(proxy)
     if direction == "upload":
         await client.send(REQUEST_HEADS["length"] + BLOCK)
         await (await node.connected()).saw(BLOCK)
@@ -271,5 +237,5 @@ async def test_the_node_is_let_go_at_once_when_the_client_resets_inside_a_body(
         await client.send(request("/"))
         await client.exactly(MIB)
     client.reset()
-    await node.connections[0].rest(1.0)
+    await node.connections[0].rest()
     assert source.sent < SIZE

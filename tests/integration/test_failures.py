@@ -183,7 +183,7 @@ async def test_without_a_retry_budget_nothing_is_sent_twice(stage: Stage) -> Non
 
 
 async def test_a_refused_connection_costs_nothing_of_the_retry_budget(stage: Stage) -> None:
-    nodes = [stage.refusing(), await stage.start_node()]
+    nodes: list[Node | str] = [stage.refusing(), await stage.start_node()]
     budget = {"budget": 0, "budget_min": 0}
     client = await stage.connect(await stage.start_proxy(nodes, endpoints=IN_ORDER, retry=budget))
     await client.send(request("/"))
@@ -291,9 +291,9 @@ async def test_the_node_is_let_go_when_its_client_has_closed_and_the_answer_take
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_the_node_is_let_go_at_once_when_its_client_resets(stage: Stage, method: str) -> None:
-    client, node = await stage.through(silent)
+    client, node = await stage.through(silent, timeouts={"client_gone": "60s"})
     await client.send(request("/", method=method))
     await node.requested()
     client.reset()
-    await node.connections[0].rest(1.0)
+    await node.connections[0].rest()
     assert len(node.requests) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from tests.integration.conftest import Stage
 from tests.integration.messages import OK, Message, answer, request
 from tests.integration.nodes import Exchange, Node, answering
-from tests.integration.wire import Wire, settle
+from tests.integration.sources import HELD_BYTES, Source
+from tests.integration.wire import BODY_DEADLINE_S, Wire, settle
 
 WEBSOCKET = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: x", "Sec-WebSocket-Version: 13")
 ASK = request("/ws", *WEBSOCKET)
@@ -18,11 +20,16 @@ SWITCH = (
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Accept: y\r\n\r\n"
 )
+BLOCK = bytes(range(256)) * 512
 
 
 async def switching(exchange: Exchange) -> None:
     """Accept the upgrade, and leave the rest to the test."""
     await exchange.read_and_send(SWITCH)
+
+
+async def hands_off(exchange: Exchange) -> None:
+    """Leave everything to the test."""
 
 
 async def tunnel(stage: Stage, **service: Any) -> tuple[Wire, Wire, Node]:
@@ -186,24 +193,26 @@ async def test_a_tunnel_in_use_outlives_every_other_timeout(stage: Stage) -> Non
     assert await server.exactly(5) == b"hello"
 
 
-async def test_a_slow_reader_at_the_end_of_a_tunnel_loses_nothing(stage: Stage) -> None:
-    node = await stage.start_node(switching)
+@pytest.mark.parametrize("reader", ["client", "node"])
+async def test_what_one_side_does_not_read_stays_with_the_other(stage: Stage, reader: str) -> None:
+    node = await stage.start_node(hands_off, reading=reader == "client")
     proxy = await stage.start_proxy([node])
-    client = await stage.connect(proxy, reading=False)
+    client = await stage.connect(proxy, reading=reader == "node")
     await client.send(ASK)
-    await node.requested()
-    block = bytes(range(256)) * 4096
-    sending = asyncio.create_task(_send_blocks(node.connections[0], block, 16))
-    await asyncio.sleep(0)
-    client.resume()
-    await client.answer()
-    assert await client.exactly(16 * len(block)) == block * 16
-    await sending
-
-
-async def _send_blocks(wire: Wire, block: bytes, count: int) -> None:
-    for _ in range(count):
-        await wire.send(block)
+    server = await node.connected()
+    await settle()
+    await server.send(SWITCH)
+    if reader == "node":
+        await client.answer()
+    slow, quick = (client, server) if reader == "client" else (server, client)
+    source = Source(itertools.repeat(BLOCK, 256))
+    pouring = asyncio.create_task(source.pour(quick))
+    await source.stalls()
+    assert source.held_between(node.address, proxy) < HELD_BYTES
+    slow.resume()
+    await slow.until(b"\r\n\r\n")
+    assert await slow.exactly(256 * len(BLOCK), BODY_DEADLINE_S) == BLOCK * 256
+    await pouring
 
 
 async def _seen(stage: Stage, raw: bytes) -> Message:

@@ -103,13 +103,14 @@ class Edge(asyncio.Protocol):
         """Begin with the request whose head is at the start of DATA, as soon as that is complete."""
         service = self.service
         try:
-            if data.startswith(b"\r\n"):
+            line_end = data.find(b"\r\n")
+            if not line_end:
                 data, checked = without_empty_lines(data), 0
+                line_end = data.find(b"\r\n")
             end = data.find(HEAD_END)
             if end < 0:
                 self._await_head(data, checked)
                 return
-            line_end = data.find(b"\r\n")
             if end > service.checked_size:
                 check_size(data, end, service.limits)
             request = read_request(data[:line_end], data[line_end + 2 : end + 2])

@@ -21,6 +21,10 @@ import httptools
 
 from trackproxy.errors import BadAnswer, BadRequest
 
+# Lengths of bodies that no number of octets tells.
+CHUNKED = -1
+UNTIL_CLOSE = -2
+
 MEMO_BYTES = 2048
 MEMO_ENTRIES = 1024
 
@@ -74,7 +78,7 @@ class RequestFields:
     forward: the end-to-end field lines for the node, each with its CRLF, without Host and framing.
     framing: the lines that frame the body for the node or ask it to switch protocols, or nothing.
     upgrade: the protocols to switch to; nothing with a body, which would have to be waited for.
-    length: octets of the body, 0 without one, -1 for chunked.
+    length: octets of the body, 0 without one, or CHUNKED.
     host: value of Host, None if there is none.
     named: X-Forwarded-For, -Proto, -Host, -Port, Forwarded and X-Request-ID as the client gave them.
     usual: all the lines above and X-Forwarded-Host, beginning with the CRLF of the request line; it is the
@@ -115,7 +119,7 @@ class AnswerFields:
 
     forward: the end-to-end field lines for the client, each with its CRLF, without framing.
     framing: the Content-Length line, or nothing.
-    length: octets of the body, -1 for chunked, -2 if only the end of the connection ends it.
+    length: octets of the body, CHUNKED, or UNTIL_CLOSE if only the end of the connection ends it.
     idle_s: how long the node keeps an idle connection (Keep-Alive: timeout=), None if it does not say.
     """
 
@@ -166,6 +170,27 @@ class _Judge:
 split_block = _Judge().split
 
 
+class _Met:
+    """Tells what comes for the second time: what comes once is not worth keeping.
+
+    It keeps hashes alone, and forgets all of them after LIMIT; a collision costs a kept line, no more.
+    """
+
+    LIMIT = 4096
+
+    def __init__(self) -> None:
+        self._hashes: set[int] = set()
+
+    def again(self, text: bytes) -> bool:
+        mark = hash(text)
+        if mark in self._hashes:
+            return True
+        if len(self._hashes) >= self.LIMIT:
+            self._hashes.clear()
+        self._hashes.add(mark)
+        return False
+
+
 class _Sorter:
     """Tells fields that mean something here from those that are only passed on.
 
@@ -181,27 +206,25 @@ class _Sorter:
         self._meant = meant
         self._forged = forged
         self._passed: set[bytes] = set()
+        self._met = _Met()
 
     def sort(self, lines: list[bytes]) -> tuple[list[bytes], Values]:
         """Return the lines to pass on, and the values of the fields that are meant by lower-case name."""
-        meant: list[bytes] = []
+        meant: set[bytes] = set()
         values: Values = {}
         for line in filterfalse(self._passed.__contains__, lines):
             name, _, value = line.partition(b":")
             key = name.lower()
             if key in self._meant:
-                meant.append(line)
+                meant.add(line)
                 values.setdefault(key, []).append(value.strip(b" \t"))
             elif b"_" in key and key.replace(b"_", b"-") in self._forged:
-                meant.append(line)
-            elif len(line) <= self.LINE_BYTES:
-                self._remember(line)
+                meant.add(line)
+            elif len(line) <= self.LINE_BYTES and self._met.again(line):
+                self._passed.add(line)
+        if len(self._passed) > self.LINES:
+            self._passed.clear()
         return [*filterfalse(meant.__contains__, lines)], values
-
-    def _remember(self, line: bytes) -> None:
-        if len(self._passed) >= self.LINES:
-            self._passed = set()  # not cleared: `sort` is reading it
-        self._passed.add(line)
 
 
 _REQUEST = _Sorter(HOP_BY_HOP | IDENTITY | {b"host", b"expect"}, forged=IDENTITY)
@@ -232,32 +255,25 @@ def _joined(lines: list[bytes], connection: frozenset[bytes]) -> bytes:
     return b"\r\n".join([*lines, b""])
 
 
-def _length(values: Values) -> int | None:
-    """Return Content-Length, None without one; raises ValueError."""
-    given = values.get(b"content-length")
-    if given is None:
-        return None
-    if len(given) > 1 or not _DIGITS.fullmatch(given[0]):
-        raise ValueError("invalid Content-Length")
-    return int(given[0])
+def _body(values: Values) -> tuple[int | None, bytes]:
+    """Return the length of the body, CHUNKED or None if nothing is said, and the line that says so.
 
-
-def _chunked(values: Values) -> bool:
-    """Tell whether the body is chunked; raises BadRequest for any other coding (RFC 9112, 6.1: 501)."""
-    given = values.get(b"transfer-encoding")
-    if given is None:
-        return False
-    if len(given) > 1 or given[0].lower() != b"chunked":
-        raise BadRequest("Transfer-Encoding is not exactly chunked", 501)
-    return True
-
-
-def _framing(length: int | None, chunked: bool) -> bytes:
-    if chunked:
-        if length is not None:  # RFC 9112, 6.1: the classic of request smuggling
+    Raises ValueError, or BadRequest with 501 for any coding but exactly chunked (RFC 9112, 6.1).
+    """
+    if b"transfer-encoding" in values:
+        if b"content-length" in values:  # RFC 9112, 6.1: the classic of request smuggling
             raise ValueError("Content-Length beside Transfer-Encoding")
-        return b"Transfer-Encoding: chunked\r\n"
-    return b"" if length is None else b"Content-Length: %d\r\n" % length
+        codings = values[b"transfer-encoding"]
+        if len(codings) > 1 or codings[0].lower() != b"chunked":
+            raise BadRequest("Transfer-Encoding is not exactly chunked", 501)
+        return CHUNKED, b"Transfer-Encoding: chunked\r\n"
+    if b"content-length" in values:
+        lengths = values[b"content-length"]
+        if len(lengths) > 1 or not _DIGITS.fullmatch(lengths[0]):
+            raise ValueError("invalid Content-Length")
+        length = int(lengths[0])
+        return length, b"Content-Length: %d\r\n" % length
+    return None, b""
 
 
 def _host(values: Values) -> bytes | None:
@@ -273,8 +289,6 @@ def _host(values: Values) -> bytes | None:
 
 def _expects(values: Values) -> bool:
     """Tell whether a 100 is expected; raises BadRequest for any other expectation (RFC 9110, 10.1.1)."""
-    if b"expect" not in values:
-        return False
     if _tokens(values, b"expect") != {b"100-continue"}:
         raise BadRequest("unknown expectation", 417)
     return True
@@ -286,6 +300,11 @@ def _upgrade(values: Values, connection: frozenset[bytes]) -> bytes:
         return b""
     asked = [protocol.strip(b" \t") for value in values.get(b"upgrade", ()) for protocol in value.split(b",")]
     return b", ".join(protocol for protocol in asked if protocol and protocol.lower() not in (b"h2c", b"h2"))
+
+
+def _named(values: Values) -> dict[bytes, bytes]:
+    """Return the identity fields; lines of one name are joined as one list (RFC 9110, 5.3)."""
+    return {name: b", ".join(given) for name, given in values.items() if name in IDENTITY}
 
 
 def _idle_s(values: Values) -> float | None:
@@ -310,39 +329,38 @@ def _read_request_fields(block: bytes) -> RequestFields:
     lines = split_block(block)
     passed, values = _REQUEST.sort(lines)
     connection = _tokens(values, b"connection")
-    length, chunked = _length(values), _chunked(values)
-    framing = _framing(length, chunked)
-    expects = _expects(values)
-    upgrade = b"" if framing else _upgrade(values, connection)
-    if upgrade:
-        framing = switch_lines(upgrade)
+    length, framing = _body(values)
+    expects = b"expect" in values and _expects(values)
+    upgrade = b""
+    if b"upgrade" in values and not framing:
+        upgrade = _upgrade(values, connection)
+        framing = switch_lines(upgrade) if upgrade else b""
     host = _host(values)
     forward = _joined(passed, connection)
     return RequestFields(
         forward=forward,
         framing=framing,
         usual=_usual(host, forward, framing),
-        length=-1 if chunked else length or 0,
+        length=length or 0,
         host=host,
-        named={name: b", ".join(given) for name, given in values.items() if name in IDENTITY},
+        named=_named(values) if values.keys() & IDENTITY else {},
         count=len(lines),
         close=b"close" in connection,
         keep_alive=b"keep-alive" in connection,
         expects=expects,
         upgrade=upgrade,
-        plain=not (chunked or length or expects or upgrade),
+        plain=not (length or expects or upgrade),
     )
 
 
 def _read_answer_fields(block: bytes) -> AnswerFields:
     passed, values = _ANSWER.sort(split_block(block))
     connection = _tokens(values, b"connection")
-    length, chunked = _length(values), _chunked(values)
-    framing = _framing(length, chunked)
+    length, framing = _body(values)
     return AnswerFields(
         forward=_joined(passed, connection),
-        framing=b"" if chunked else framing,
-        length=-1 if chunked else -2 if length is None else length,
+        framing=b"" if length == CHUNKED else framing,
+        length=UNTIL_CLOSE if length is None else length,
         close=b"close" in connection,
         keep_alive=b"keep-alive" in connection,
         upgrade=_upgrade(values, connection),
@@ -371,20 +389,21 @@ def answer_fields(block: bytes) -> AnswerFields:
 def trailer_lines(block: bytes) -> bytes:
     """Return the trailer lines of BLOCK as they are forwarded; raises ValueError if one may not be there."""
     lines = split_block(block)
-    if any(line.partition(b":")[0].lower() in NOT_TRAILERS for line in lines):
+    if any(line.partition(b":")[0].lower().replace(b"_", b"-") in NOT_TRAILERS for line in lines):
         raise ValueError("this field may not be a trailer")
     return b"\r\n".join([*lines, b""])
 
 
 Result = TypeVar("Result")
+_MET = _Met()
 
 # Blocks that were read, for whoever reads one: look here first. Only the readers write.
 seen_requests: dict[bytes, RequestFields] = {}
 
 
 def remember(seen: dict[bytes, Result], text: bytes, result: Result) -> None:
-    """Keep what TEXT means. All is forgotten when there is too much: the frequent ones are soon back."""
-    if len(text) <= MEMO_BYTES:
+    """Keep what TEXT means if it comes again. When there is too much, all is forgotten: soon it is back."""
+    if len(text) <= MEMO_BYTES and _MET.again(text):
         if len(seen) >= MEMO_ENTRIES:
             seen.clear()
         seen[text] = result

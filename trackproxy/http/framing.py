@@ -11,8 +11,6 @@ from enum import Enum
 from trackproxy.errors import BadRequest
 from trackproxy.http.fields import trailer_lines
 
-CHUNKED = -1
-UNTIL_CLOSE = -2
 LAST_CHUNK = b"0\r\n\r\n"
 
 # RFC 9112, 7.1. Extensions are read over; what they may hold has no CR, LF or other control in it.

@@ -41,7 +41,7 @@ class Budget:
         self._now = now
 
     def take(self, requests: int, now: float) -> bool:
-        """Take one retry if there is one; REQUESTS is the count of all requests so far."""
+        """Take one retry if there is one; REQUESTS is how many have been sent to nodes so far."""
         self._saved += (requests - self._requests) * self._share + (now - self._now) * self._minimum_per_s
         self._saved = min(self._saved, SAVED_RETRIES)
         self._requests, self._now = requests, now

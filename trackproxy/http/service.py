@@ -24,7 +24,7 @@ from trackproxy.http.heads import CLOSE, IDEMPOTENT, Request
 from trackproxy.http.identity import RequestIds
 from trackproxy.http.retry import Budget, Failure, may_retry
 from trackproxy.http.tunnel import Tunnel
-from trackproxy.pool.balancer import Balancer
+from trackproxy.pool.balancer import Balancer, Room
 from trackproxy.pool.endpoints import Endpoint
 from trackproxy.settings import ServiceSettings
 
@@ -36,7 +36,7 @@ class Service:
 
     open: connections of clients that are not over yet. draining: answers close their connections;
     `over` is set once none is open.
-    requests: how many were dispatched. waiting: those for which every endpoint is full, oldest first.
+    waiting: those for which every endpoint is full, oldest first.
     """
 
     def __init__(
@@ -66,7 +66,6 @@ class Service:
         self.open: set[Edge | Tunnel] = set()
         self.draining = False
         self.over = asyncio.Event()
-        self.requests = 0
         self.waiting: dict[Request, Edge] = {}
         self.looks_at_clients = bool(settings.trusted_proxies) or settings.balance == "source_hash"
         self._budget = Budget(settings.retry.budget, settings.retry.budget_min, sweep.now)
@@ -107,7 +106,6 @@ class Service:
 
     def dispatch(self, edge: Edge, request: Request) -> None:
         """Find an endpoint for a new request and send it there, queue it, or answer that nobody is there."""
-        self.requests += 1
         request.dispatched = True
         request.deadline = self.sweep.now + self.retry_deadline_s
         endpoint = self.balancer.take(edge.client)
@@ -185,14 +183,19 @@ class Service:
 
     def _wake(self) -> None:
         """Hand the room that there is now to those who wait."""
-        while self.waiting:
-            request, edge = next(iter(self.waiting.items()))
+        while self.balancer.room is Room.FREE and self._wake_one():
+            pass
+
+    def _wake_one(self) -> bool:
+        """Serve the first who waits and has not tried what is free; return whether there was one."""
+        for request, edge in self.waiting.items():
             endpoint = self.balancer.take_other(edge.client, request.tried)
-            if endpoint is None:
-                return
-            self._leave_queue(request)
-            edge.deadline = NEVER
-            self._send(edge, request, endpoint)
+            if endpoint is not None:
+                self._leave_queue(request)
+                edge.deadline = NEVER
+                self._send(edge, request, endpoint)
+                return True
+        return False
 
     def waited_too_long(self, edge: Edge, request: Request) -> None:
         self._leave_queue(request)
@@ -233,7 +236,10 @@ class Service:
     def _may_retry(self, request: Request, failure: Failure) -> bool:
         if not may_retry(request, failure, self.settings.retry, self.sweep.now):
             return False
-        return failure is Failure.CONNECT or self._budget.take(self.requests, self.sweep.now)
+        return failure is Failure.CONNECT or self._budget.take(self._sent(), self.sweep.now)
+
+    def _sent(self) -> int:
+        return sum(endpoint.total for endpoint in self.balancer.endpoints)
 
     def connect_failed(self, edge: Edge, request: Request, endpoint: Endpoint, error: ConnectFailed) -> None:
         """A connect failed: leave the endpoint out for a while, and try another one for REQUEST."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, cast
 
 from trackproxy.clock import NEVER
 from trackproxy.errors import BadAnswer
-from trackproxy.http.fields import switch_lines
-from trackproxy.http.framing import CHUNKED, UNTIL_CLOSE, ChunkedReader, chunk, last_chunk
+from trackproxy.http.fields import CHUNKED, UNTIL_CLOSE, switch_lines
+from trackproxy.http.framing import ChunkedReader, chunk, last_chunk
 from trackproxy.http.heads import CLOSE, HEAD_END, Answer, Request, read_answer, seen_answers
 from trackproxy.http.retry import Failure
 
@@ -202,8 +202,9 @@ class Upstream(asyncio.Protocol):
         assert edge is not None
         assert request is not None
         protocol = answer.fields.upgrade
-        if not request.fields.upgrade or not protocol:
-            self._fail(Failure.MALFORMED, "a switch of protocols that nobody asked for")
+        asked = request.fields.upgrade.lower().split(b", ")
+        if not protocol or protocol.lower() not in asked:
+            self._fail(Failure.MALFORMED, "a switch to a protocol that nobody asked for")
             return
         edge.transport.write(b"%b%b\r\n%b" % (answer.head, switch_lines(protocol), rest))
         self._leave()
