@@ -17,19 +17,18 @@ class Outlier:
     """What live traffic has said of one endpoint. until: the end of its ejection, on the caller's clock."""
 
     until: float = 0.0
-    _in_a_row: int = 0
+    _ejection_s: float = 0.0
 
     def failed(self, now: float) -> float | None:
         """Take one failed connect; return for how many seconds it is to be ejected, None if it is already."""
         if now < self.until:
             return None  # an attempt that was under way says nothing new
-        ejection_s = min(FIRST_EJECTION_S * (1 << self._in_a_row), LONGEST_EJECTION_S)
-        self._in_a_row += 1
-        self.until = now + ejection_s
-        return ejection_s
+        self._ejection_s = min(2 * self._ejection_s or FIRST_EJECTION_S, LONGEST_EJECTION_S)
+        self.until = now + self._ejection_s
+        return self._ejection_s
 
     def succeeded(self) -> bool:
         """Take one connect that worked; return whether there had been failures before it."""
-        had_failed = self._in_a_row > 0
-        self.until, self._in_a_row = 0.0, 0
+        had_failed = self._ejection_s > 0
+        self.until = self._ejection_s = 0.0
         return had_failed

@@ -122,7 +122,8 @@ class ChunkedReader:
             self.done = True
             return at + 2
         end = data.find(b"\r\n\r\n", at)
-        if (end if end >= 0 else len(data)) - at > self._trailer_limit:
+        # Of an ending that has not come in whole, up to three bytes may be there.
+        if (end if end >= 0 else len(data) - 3) - at > self._trailer_limit:
             raise ValueError("trailer is too long")
         if end < 0:
             if not b"\r\n".startswith(data[at : at + 2]) and re.search(rb"(?<!\r)\n", data[at:]):

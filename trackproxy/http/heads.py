@@ -208,7 +208,7 @@ def read_answer(head: bytes) -> Answer:
         status=status,
         head=b"HTTP/1.1 %b %b\r\n%b%b" % (found[2], found[3] or b"", fields.forward, framing),
         length=0 if status in BODILESS else fields.length,
-        reusable=fields.keep_alive and fields.length >= 0 if found[1] == b"0" else not fields.close,
+        reusable=not fields.close and (found[1] == b"1" or (fields.keep_alive and fields.length >= 0)),
         fields=fields,
     )
     remember(seen_answers, head, answer)

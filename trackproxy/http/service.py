@@ -13,7 +13,7 @@ from collections.abc import Coroutine
 from ipaddress import ip_address
 from math import ceil
 
-from trackproxy.clock import NEVER, Sweep
+from trackproxy.clock import Sweep
 from trackproxy.errors import ConnectFailed
 from trackproxy.health.outliers import Outlier
 from trackproxy.http.answers import local_answer, without_body
@@ -112,7 +112,12 @@ class Service:
         if endpoint is None:
             self._wait(edge, request)
             return
-        self._send(edge, request, endpoint)
+        idle = self.channels[endpoint].idle
+        if idle and request.method in IDEMPOTENT:  # the usual case of `_send`, without a call
+            request.endpoint = endpoint
+            idle.pop().send(edge, request)
+        else:
+            self._send(edge, request, endpoint)
 
     def _send(self, edge: Edge, request: Request, endpoint: Endpoint) -> None:
         """Send REQUEST to ENDPOINT, which was taken for it.
@@ -192,7 +197,7 @@ class Service:
             endpoint = self.balancer.take_other(edge.client, request.tried)
             if endpoint is not None:
                 self._leave_queue(request)
-                edge.deadline = NEVER
+                edge.watch()
                 self._send(edge, request, endpoint)
                 return True
         return False

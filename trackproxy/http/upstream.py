@@ -31,6 +31,7 @@ class Upstream(asyncio.Protocol):
         "_buffer",
         "_channel",
         "_chunks_out",
+        "_held",
         "_in_body",
         "_interim",
         "_left",
@@ -57,6 +58,7 @@ class Upstream(asyncio.Protocol):
         self.deadline = NEVER
         self._buffer = b""
         self._in_body = False
+        self._held = False  # reading is paused
         self._interim = 0
         self._left = 0  # octets of the body, or CHUNKED or UNTIL_CLOSE
         self._reader: ChunkedReader | None = None
@@ -110,12 +112,12 @@ class Upstream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._in_body:
             self._relay(data)
-        elif self.request is None:
+            return
+        if self.request is None:
             self._drop()  # a node does not speak unasked
-        else:
-            self._read_head(self._buffer + data if self._buffer else data)
-
-    def _read_head(self, data: bytes) -> None:
+            return
+        if self._buffer:
+            data = self._buffer + data
         end = data.find(HEAD_END)
         if end < 0 or end > self._service.max_head:
             self._await_head(data)
@@ -195,7 +197,7 @@ class Upstream(asyncio.Protocol):
         if answer.status != 100 and not request.one_zero:
             edge.transport.write(answer.head + b"\r\n")
         if rest:
-            self._read_head(rest)
+            self.data_received(rest)
 
     def _switch(self, answer: Answer, rest: bytes) -> None:
         edge, request = self.edge, self.request
@@ -254,6 +256,8 @@ class Upstream(asyncio.Protocol):
         if clean and self._reusable and request.complete:
             if self._in_body or self._buffer or self._interim:
                 self._reset()
+            if self._held:
+                self.release()
             self.used = True
             self._channel.park(self)
         else:
@@ -304,11 +308,13 @@ class Upstream(asyncio.Protocol):
     def hold(self) -> None:
         """The client takes no more for now: read no more, and do not blame the node for the silence."""
         if not self.transport.is_closing():
+            self._held = True
             self.transport.pause_reading()
             self.deadline = NEVER
 
     def release(self) -> None:
-        if not self.transport.is_closing():
+        if self._held and not self.transport.is_closing():
+            self._held = False
             self.transport.resume_reading()
             self.deadline = self._service.sweep.now + self._service.timeouts.response
 
@@ -320,9 +326,9 @@ class Upstream(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._stalled = False
-        if not self._in_body:
-            self._await_answer()
         if self.edge is not None:
+            if not self._in_body:
+                self._await_answer()
             self.edge.release()
 
     def _await_node(self) -> None:
