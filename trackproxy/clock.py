@@ -44,9 +44,15 @@ class Sweep:
         return len(self._timed)
 
     def tick(self) -> None:
-        """Move the clock and call `expire` on everything that is due."""
+        """Move the clock and call `expire` on all that is due; raises ExceptionGroup of what failed."""
         self.now = now = self._time()
         due = now - self.interval_s  # a deadline was set from a clock up to one interval old
+        errors: list[Exception] = []
         for timed in [timed for timed in self._timed if timed.deadline <= due]:
-            if timed in self._timed:
-                timed.expire()
+            try:
+                if timed in self._timed:
+                    timed.expire()
+            except Exception as error:  # noqa: BLE001 - raised below; the others must not wait for ever
+                errors.append(error)
+        if errors:
+            raise ExceptionGroup("deadlines", errors)

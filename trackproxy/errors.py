@@ -61,7 +61,15 @@ class BadAnswer(HttpError):
 
 
 class ConnectFailed(HttpError):
-    """The node refused, reset, or did not answer the handshake in time: nothing was sent."""
+    """The node refused, reset, or did not answer the handshake in time: nothing was sent.
+
+    local: it is this machine that has no more files or ports; the node is not to blame.
+    """
 
     side = Side.NODE
     status = 502
+
+    def __init__(self, reason: str, local: bool = False) -> None:
+        super().__init__(reason)
+        if local:
+            self.side = Side.PROXY

@@ -73,8 +73,8 @@ async def _serve(
         log.info(
             "stopping: open requests have %g s to end; a second signal ends them at once", settings.grace
         )
+        _remove_paths(settings)  # first: a successor may bind them while this process drains
         await _drain(worker, settings.grace, at_once)
-    _remove_paths(settings)
     log.info("stopped")
     return 0
 

@@ -57,8 +57,8 @@ class Worker:
         self._servers.append(await create(lambda: Edge(service), sock=listener, backlog=BACKLOG))
 
     def _tick(self) -> None:
-        self._sweep.tick()
         self._ticks = self._loop.call_later(self._sweep.interval_s, self._tick)
+        self._sweep.tick()
 
     async def stop(self, grace_s: float) -> bool:
         """Take no more connections, let requests and tunnels end within GRACE_S, then end what is left.

@@ -496,9 +496,9 @@ def test_an_idle_connection_to_a_node_is_kept_for_less_than_the_node_says() -> N
     stage = Stage()
     client, node = asked(stage)
     node.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nKeep-Alive: timeout=5\r\n\r\n")
-    stage.after(3.4)
+    stage.after(2.4)
     assert not node.end
-    stage.after(1.4)
+    stage.after(2.4)
     assert node.gone
     leave(stage, client)
 
@@ -595,7 +595,7 @@ def test_after_a_refusal_the_rest_is_read_and_forgotten_up_to_a_bound() -> None:
     client.receive(b"GET / HTTP/1.1\r\n\r\n")
     assert status_of(client.taken()) == 400
     assert client.eof
-    assert not stage.service.open
+    assert stage.service.open  # a drain waits for it
     client.receive(b"x" * LINGER_BYTES)
     assert not client.end
     client.receive(b"x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING
 
 from trackproxy.errors import ConnectFailed
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
     from trackproxy.http.service import Service
     from trackproxy.pool.endpoints import Endpoint
 
-MARGIN_S = 1.0  # an idle connection is given up this long before the node says that it would
+# What this machine, not the node, is short of.
+OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+MARGIN_S = 2.0  # an idle connection is given up this long before the node says that it would
 
 
 class Channel:
@@ -39,6 +42,7 @@ class Channel:
     def park(self, upstream: Upstream) -> None:
         """Keep a connection for the next request, if there is room for it."""
         if len(self.idle) < self._room and not self.service.draining:
+            upstream.used = True
             upstream.deadline = self.service.sweep.now + self._idle_s
             self.idle.append(upstream)
         else:
@@ -81,8 +85,10 @@ class Channel:
                     _, upstream = await loop.create_connection(self._make, address.host, address.port)
         except TimeoutError as error:
             raise ConnectFailed(f"no connection within {timeout_s:g} s") from error
-        except OSError as error:
-            raise ConnectFailed(error.strerror or str(error)) from error
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be looked up
+            raise ConnectFailed(
+                str(error), local=getattr(error, "errno", None) in OUT_OF_RESOURCES
+            ) from error
         return upstream
 
     def _make(self) -> Upstream:

@@ -26,7 +26,7 @@ from trackproxy.http.heads import (
     without_empty_lines,
 )
 from trackproxy.http.identity import UNKNOWN, Connection, full_lines, plain_lines
-from trackproxy.http.tunnel import Linger, reset
+from trackproxy.http.tunnel import reset
 
 if TYPE_CHECKING:
     from trackproxy.http.framing import RequestBody
@@ -193,8 +193,8 @@ class Edge(asyncio.Protocol):
             return
         now, timeouts = self.service.sweep.now, self.service.timeouts
         if request is None:
-            self.deadline = now + timeouts.idle
-        elif not request.complete and not self._held:
+            self.deadline = now + self.service.idle_s
+        elif not request.complete and not self._held and not request.answered:
             self.deadline = now + timeouts.body
         elif self._half_closed and not request.answered:
             self.deadline = now + timeouts.client_gone
@@ -276,12 +276,14 @@ class Edge(asyncio.Protocol):
 
     def linger(self) -> None:
         """Hand the connection to a protocol that reads the rest of it and forgets it."""
-        self.service.closed(self)
-        Linger(self.transport, self.service.sweep, self.service.timeouts.linger)
+        if self.transport.is_closing():
+            return
+        self.service.sweep.discard(self)
+        self.service.linger(self)
 
     def retire(self, wait_s: float) -> None:
         """If nothing is on its way, end after WAIT_S: a request may just be coming, and gets its answer."""
-        if self.request is None and not self._buffer:
+        if self.request is None and not self._buffer and not self.stalled and not self.transport.is_closing():
             self.deadline = min(self.deadline, self.service.sweep.now + wait_s)
 
     def abort(self) -> None:
@@ -344,12 +346,12 @@ class Edge(asyncio.Protocol):
             self._expire_between_requests()
         elif request.waiting:
             self.service.waited_too_long(self, request)
+        elif request.answered:
+            self.deadline = NEVER  # the node's turn, even if the client still owes a part of its request
         elif not request.complete:
             self.abandon(BadRequest("the body did not come in time", 408))
-        elif self._half_closed and not request.answered:
-            self.transport.abort()
         else:
-            self.deadline = NEVER
+            self.transport.abort()  # it closed its side a while ago, and nothing has come since
 
     def _expire_between_requests(self) -> None:
         if self._buffer.strip(b"\r\n"):

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from math import ceil
 
 from trackproxy.clock import Sweep
-from trackproxy.errors import ConnectFailed
+from trackproxy.errors import ConnectFailed, Side
 from trackproxy.health.outliers import Outlier
 from trackproxy.http.answers import local_answer, without_body
 from trackproxy.http.channel import Channel
@@ -23,7 +23,7 @@ from trackproxy.http.framing import ChunkedReader, RequestBody
 from trackproxy.http.heads import CLOSE, IDEMPOTENT, Request
 from trackproxy.http.identity import RequestIds
 from trackproxy.http.retry import Budget, Failure, may_retry
-from trackproxy.http.tunnel import Tunnel
+from trackproxy.http.tunnel import Linger, Tunnel
 from trackproxy.pool.balancer import Balancer, Room
 from trackproxy.pool.endpoints import Endpoint
 from trackproxy.settings import ServiceSettings
@@ -63,13 +63,14 @@ class Service:
         self.ids = RequestIds()
         self.balancer = Balancer(endpoints, settings.balance)
         self.channels = {endpoint: Channel(self, endpoint) for endpoint in endpoints}
-        self.open: set[Edge | Tunnel] = set()
+        self.open: set[Edge | Tunnel | Linger] = set()
         self.draining = False
         self.over = asyncio.Event()
         self.waiting: dict[Request, Edge] = {}
         self.looks_at_clients = bool(settings.trusted_proxies) or settings.balance == "source_hash"
         self._budget = Budget(settings.retry.budget, settings.retry.budget_min, sweep.now)
         self._outliers = {endpoint: Outlier() for endpoint in endpoints}
+        self._ends: dict[Endpoint, asyncio.TimerHandle] = {}  # of ejections
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- connections of clients ---
@@ -78,7 +79,14 @@ class Service:
         self.open.add(edge)
         self.sweep.add(edge)
 
-    def closed(self, connection: Edge | Tunnel) -> None:
+    def linger(self, edge: Edge) -> None:
+        """Let a connection end slowly; it is open until then."""
+        lingering = Linger(edge.transport, self.sweep, self.timeouts, self.closed)
+        self.open.add(lingering)
+        self.sweep.add(lingering)
+        self.closed(edge)
+
+    def closed(self, connection: Edge | Tunnel | Linger) -> None:
         self.open.discard(connection)
         self.sweep.discard(connection)
         if self.draining and not self.open:
@@ -160,7 +168,8 @@ class Service:
             self.closed(tunnel)
             self.release(request)
 
-        tunnel = Tunnel((edge.transport, node), self.sweep, self.timeouts, over)
+        ends = (edge.transport, node)
+        tunnel = Tunnel(ends, self.sweep, self.timeouts, over, client_stalled=edge.stalled)
         self.open.add(tunnel)
         sent_ahead = edge.leave()
         if sent_ahead:
@@ -184,7 +193,8 @@ class Service:
 
     def _may_find_room(self, request: Request) -> bool:
         """Whether an endpoint that REQUEST has not tried is eligible, though full now."""
-        return any(e.eligible and not e.has_room and e not in request.tried for e in self.balancer.endpoints)
+        full = [e for e in self.balancer.endpoints if self.balancer.counts(e) and not e.has_room]
+        return any(endpoint not in request.tried for endpoint in full)
 
     def _wake(self) -> None:
         """Hand the room that there is now to those who wait."""
@@ -220,8 +230,8 @@ class Service:
         assert endpoint is not None
         log.debug("%s: %s: %s %s", self.name, endpoint.address, failure.text, detail)
         request.tried = (*request.tried, endpoint)
-        self.release(request)
         if not self._may_retry(request, failure):
+            self.release(request)
             self._answer(edge, request, failure.status, failure.text)
             return
         if request.body is not None:
@@ -229,8 +239,10 @@ class Service:
             if not request.body.complete:
                 edge.hold()
         other = self.balancer.take_other(edge.client, request.tried)
-        if other is None and reused and self.balancer.claim(endpoint):
-            other = endpoint
+        if other is None and reused and failure is Failure.LOST:
+            self._send(edge, request, endpoint)
+            return
+        self.release(request)
         if other is not None:
             self._send(edge, request, other)
         elif self._may_find_room(request):
@@ -248,20 +260,22 @@ class Service:
 
     def connect_failed(self, edge: Edge, request: Request, endpoint: Endpoint, error: ConnectFailed) -> None:
         """A connect failed: leave the endpoint out for a while, and try another one for REQUEST."""
-        ejection_s = self._outliers[endpoint].failed(self.sweep.now)
+        blamed = error.side is Side.NODE
+        ejection_s = self._outliers[endpoint].failed(self.sweep.now) if blamed else None
         if ejection_s is not None:
             log.warning(
                 "%s: node %s (%s) takes no connection: %s; left out for %g s",
                 *(self.name, endpoint.node.name, endpoint.address, error, ejection_s),
             )
             self.balancer.eject(endpoint)
-            self.loop.call_later(ejection_s, self._readmit, endpoint)
+            self._ends[endpoint] = self.loop.call_later(ejection_s, self._readmit, endpoint)
         if edge.request is request and request.endpoint is endpoint:
             self.failed(edge, request, Failure.CONNECT, reused=False, detail=str(error))
 
     def connected(self, endpoint: Endpoint) -> None:
         if self._outliers[endpoint].succeeded():
             log.info("%s: node %s (%s) is back", self.name, endpoint.node.name, endpoint.address)
+            self._ends.pop(endpoint).cancel()
             self._readmit(endpoint)
 
     def _readmit(self, endpoint: Endpoint) -> None:
@@ -299,6 +313,7 @@ class Service:
     def drain(self, wait_s: float) -> None:
         """Let each connection end with its next answer, and those between requests WAIT_S from now."""
         self.draining = True
+        self.idle_s = wait_s
         for channel in self.channels.values():
             for upstream in channel.idle[:]:
                 upstream.abandon()

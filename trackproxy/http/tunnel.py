@@ -30,22 +30,29 @@ def reset(transport: asyncio.Transport) -> None:
 class Linger(asyncio.Protocol):
     """Reads on for a while after the last answer, so that a reset does not take it from the client.
 
-    RFC 9112, 9.6: half-close first, read until the client closes too, then close. Bounded by a deadline
-    and by LINGER_BYTES.
+    RFC 9112, 9.6: half-close first, read until the client closes too, then close. Bounded by LINGER_BYTES and
+    a deadline: the write timeout as long as the answer is on its way, then the linger timeout.
     """
 
-    def __init__(self, transport: asyncio.Transport, sweep: Sweep, timeout_s: float) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, sweep: Sweep, timeouts: Timeouts, on_end: Callable[[Linger], None]
+    ) -> None:
+        """Take over TRANSPORT, which is not closing; ON_END is called once, when it is gone."""
         self._transport = transport
         self._sweep = sweep
+        self._timeouts = timeouts
+        self._on_end = on_end
         self._left = LINGER_BYTES
-        self.deadline = sweep.now + timeout_s
+        self._unsent = 0
+        self._wait()
         transport.set_protocol(self)
-        if transport.is_closing():
-            return
-        sweep.add(self)
         transport.resume_reading()
         if transport.can_write_eof():
             transport.write_eof()
+
+    def _wait(self) -> None:
+        self._unsent = self._transport.get_write_buffer_size()
+        self.deadline = self._sweep.now + (self._timeouts.write if self._unsent else self._timeouts.linger)
 
     def data_received(self, data: bytes) -> None:
         self._left -= len(data)
@@ -53,10 +60,19 @@ class Linger(asyncio.Protocol):
             self._transport.abort()
 
     def expire(self) -> None:
+        if self._transport.get_write_buffer_size() < self._unsent:
+            self._wait()
+        else:
+            self._transport.abort()
+
+    def retire(self, wait_s: float) -> None:
+        """It ends by itself."""
+
+    def abort(self) -> None:
         self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._sweep.discard(self)
+        self._on_end(self)
 
 
 class TunnelEnd(asyncio.Protocol):
@@ -104,14 +120,20 @@ class Tunnel:
         sweep: Sweep,
         timeouts: Timeouts,
         on_end: Callable[[], None],
+        client_stalled: bool,
     ) -> None:
-        """Take over ENDS, client and node; ON_END is called once, when both are gone."""
+        """Take over ENDS, client and node; ON_END is called once, when both are gone.
+
+        client_stalled: the client has not read what was written before; the node has to wait for that.
+        """
         self._sweep = sweep
         self._timeouts = timeouts
         self._on_end = on_end
         self._open = 2
         self.client, self.node = (TunnelEnd(self, end) for end in ends)
         self.client.other, self.node.other = self.node, self.client
+        if client_stalled:
+            ends[1].pause_reading()
         self.touch()
         sweep.add(self)
 

@@ -86,7 +86,8 @@ class Upstream(asyncio.Protocol):
         else:
             self.transport.write(head + body.take())
             self._await_answer()
-            edge.release()
+            if not self._stalled:
+                edge.release()
 
     def send_body(self) -> None:
         """Pass on what has come of the body since."""
@@ -140,7 +141,8 @@ class Upstream(asyncio.Protocol):
         assert request is not None
         if not request.complete or self._service.draining:
             request.ending = CLOSE  # RFC 9112, 9.3 and 9.6: an early answer ends the connection
-        self._reusable = answer.reusable
+        # A node that answered early may not have read all of the request: what is left would be its next one.
+        self._reusable = answer.reusable and request.complete
         if answer.fields.idle_s is not None:
             self._channel.learn(answer.fields.idle_s)
         length = 0 if request.method == b"HEAD" else answer.length
@@ -150,11 +152,11 @@ class Upstream(asyncio.Protocol):
             return
         self._left = length
         framing = self._open_ended(request) if length < 0 else b""
-        edge.transport.write(b"%b%b%b" % (answer.head, framing, request.ending))
         request.answered = True
         self._in_body = True
         self._buffer = b""
         self.deadline = self._service.sweep.now + self._service.timeouts.response
+        edge.transport.write(b"%b%b%b" % (answer.head, framing, request.ending))
         if body:
             self._relay(body)
 
@@ -253,12 +255,12 @@ class Upstream(asyncio.Protocol):
         assert edge is not None
         assert request is not None
         self.edge = self.request = None
-        if clean and self._reusable and request.complete:
+        unsent = request.body is not None and self.transport.get_write_buffer_size()
+        if clean and self._reusable and not unsent:
             if self._in_body or self._buffer or self._interim:
                 self._reset()
             if self._held:
                 self.release()
-            self.used = True
             self._channel.park(self)
         else:
             self._drop()
@@ -327,7 +329,9 @@ class Upstream(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._stalled = False
         if self.edge is not None:
-            if not self._in_body:
+            if self._in_body:
+                self.deadline = self._service.sweep.now + self._service.timeouts.response
+            else:
                 self._await_answer()
             self.edge.release()
 

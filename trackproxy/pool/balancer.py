@@ -74,6 +74,10 @@ class Balancer:
             return Room.FREE
         return Room.FULL if self._eligible else Room.NOBODY
 
+    def counts(self, endpoint: Endpoint) -> bool:
+        """Whether it may be picked as soon as it has room: eligible, or ejected like all the others."""
+        return endpoint in self._eligible
+
     def take(self, client: int) -> Endpoint | None:
         """Return an endpoint for one request of `client`, counted, or None; call `give` when it is over."""
         endpoint = self._pick(client)
