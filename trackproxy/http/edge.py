@@ -223,7 +223,7 @@ class Edge(asyncio.Protocol):
         request = self.request
         assert request is not None
         self.request = self.upstream = None
-        if not request.complete:
+        if not request.complete or (request.ending is CLOSE and self._buffer):
             self.linger()  # RFC 9112, 9.6: the client is still sending
         elif request.ending is CLOSE or (self._half_closed and not self._buffer):
             self.close()

@@ -36,7 +36,7 @@ class Service:
 
     open: connections of clients that are not over yet. draining: answers close their connections;
     `over` is set once none is open.
-    waiting: those for which every endpoint is full, oldest first.
+    waiting: requests for which every endpoint is full, oldest first.
     """
 
     def __init__(

@@ -1,0 +1,206 @@
+"""Second tries and ejections at their edges: who is asked again, who waits, and who is to blame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.unit.memory_transport import Stage
+from tests.unit.test_protocols import GET, GET_2, OK, TIMEOUTS, asked, leave, status_of
+from trackproxy.errors import ConnectFailed
+from trackproxy.http.channel import OUT_OF_RESOURCES
+
+
+class Timer:
+    """A timer of `FakeLoop` that can be cancelled."""
+
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self._callback = callback
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def __call__(self) -> None:
+        if not self._cancelled:
+            self._callback()
+
+
+@pytest.fixture
+def timed_stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """A stage with one node, whose timers can be cancelled."""
+    stage = Stage()
+    later = stage.loop.call_later
+
+    def call_later(delay_s: float, callback: Callable[..., object], *args: object) -> Timer:
+        timer = Timer(lambda: callback(*args))
+        later(delay_s, timer)
+        return timer
+
+    monkeypatch.setattr(stage.loop, "call_later", call_later)
+    return stage
+
+
+# --- the only node is asked again ---
+
+
+def test_a_node_that_closes_a_used_connection_is_asked_again_before_anybody_who_waits() -> None:
+    stage = Stage(max_connections=1)
+    first, node = asked(stage)
+    second = stage.client()
+    second.receive(GET_2)
+    node.receive_eof()
+    stage.run()
+    (again,) = stage.loop.connected
+    for number, client in enumerate((first, second), 1):
+        assert again.taken().startswith(b"GET /%d " % number)
+        assert stage.active == [1]
+        again.receive(OK)
+        assert client.taken() == OK
+    leave(stage, first, second)
+
+
+def test_the_only_node_is_not_asked_again_after_it_kept_silent() -> None:
+    stage = Stage(timeouts=TIMEOUTS)
+    client, node = asked(stage)
+    stage.after(TIMEOUTS["response_head"] + 2)
+    assert node.gone
+    assert not stage.loop.connected
+    assert status_of(client.taken()) == 504
+    leave(stage, client)
+
+
+def test_a_connection_that_was_made_for_a_client_that_left_may_have_been_closed_by_its_node() -> None:
+    stage = Stage()
+    gone, client = stage.client(), stage.client()
+    gone.receive(GET)
+    gone.lose()
+    stage.run()
+    client.receive(GET_2)
+    (parked,) = stage.loop.connected
+    assert parked.taken().startswith(b"GET /2 ")
+    parked.receive_eof()
+    stage.run()
+    again = stage.loop.connected[1]
+    assert again.taken().startswith(b"GET /2 ")
+    again.receive(OK)
+    assert client.taken() == OK
+    leave(stage, client)
+
+
+# --- ejections ---
+
+
+def test_who_finds_every_node_ejected_and_full_waits() -> None:
+    stage = Stage(max_connections=1)
+    first, node = asked(stage)
+    stage.service.balancer.eject(stage.endpoints[0])
+    second = stage.client()
+    second.receive(GET_2)
+    assert second.taken() == b""
+    node.receive(OK)
+    assert node.taken().startswith(b"GET /2 ")
+    node.receive(OK)
+    assert (first.taken(), second.taken()) == (OK, OK)
+    leave(stage, first, second)
+
+
+def fail_to_connect(stage: Stage, monkeypatch: pytest.MonkeyPatch, error: Exception, *ports: int) -> None:
+    """Have connects to PORTS raise ERROR."""
+    connect = stage.loop.create_connection
+
+    async def create_connection(make: Callable[[], object], host: str, port: int) -> object:
+        if port in ports:
+            raise error
+        return await connect(make, host, port)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stage.loop, "create_connection", create_connection)
+
+
+@pytest.mark.parametrize("number", sorted(OUT_OF_RESOURCES))
+def test_no_node_is_left_out_for_what_this_machine_is_short_of(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(nodes=2)
+    fail_to_connect(stage, monkeypatch, OSError(number, "short of something"), 8000, 8001)
+    client = stage.client()
+    client.receive(GET)
+    stage.run()
+    assert status_of(client.taken()) == 502
+    assert [endpoint.ejected for endpoint in stage.endpoints] == [False, False]
+    leave(stage, client)
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_name_that_cannot_be_looked_up_is_a_failed_connect(
+    nodes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(nodes=nodes)
+    fail_to_connect(stage, monkeypatch, UnicodeError("label too long"), 8000)
+    client = stage.client()
+    client.receive(GET)
+    stage.run()
+    assert stage.endpoints[0].ejected
+    if nodes == 2:
+        stage.loop.connected[0].receive(OK)
+    assert status_of(client.taken()) == (502 if nodes == 1 else 200)
+    leave(stage, client)
+
+
+def refused(stage: Stage) -> None:
+    """The node refuses one connect."""
+    stage.loop.refusing = {8000}
+    client = stage.client()
+    client.receive(GET)
+    stage.run()
+    assert status_of(client.taken()) == 502
+    client.lose()
+    stage.loop.refusing = set()
+
+
+def served(stage: Stage) -> None:
+    """The node takes one connection, and closes it after its answer."""
+    client = stage.client()
+    client.receive(GET)
+    stage.run()
+    node = stage.loop.connected.pop()
+    node.receive(OK)
+    node.receive_eof()
+    assert client.taken() == OK
+    client.lose()
+    stage.run()
+
+
+def test_an_ejection_is_not_ended_by_the_timer_of_one_that_a_success_ended(timed_stage: Stage) -> None:
+    (endpoint,) = timed_stage.endpoints
+    refused(timed_stage)
+    assert endpoint.ejected
+    timed_stage.after(0.5)
+    served(timed_stage)
+    assert not endpoint.ejected
+    refused(timed_stage)
+    timed_stage.after(0.75)
+    assert endpoint.ejected
+    timed_stage.after(0.5)
+    assert not endpoint.ejected
+    timed_stage.assert_at_rest()
+
+
+def test_an_ejection_is_not_ended_by_the_timer_of_one_before_it(timed_stage: Stage) -> None:
+    """The clock of the sweep is behind that of the timers: one ejection may begin before the other's timer."""
+    (endpoint,) = timed_stage.endpoints
+    timed_stage.loop.now_s += 0.2  # the next tick is yet to come
+    refused(timed_stage)  # for a second, by the clock of the last tick
+    timed_stage.after(0.85)
+    refused(timed_stage)  # for two seconds
+    timed_stage.after(1.75)
+    assert endpoint.ejected
+    timed_stage.after(0.5)
+    assert not endpoint.ejected
+    timed_stage.assert_at_rest()
+
+
+def test_only_the_node_can_be_blamed_for_a_connect() -> None:
+    blame = [ConnectFailed("", local=local).side.value for local in (False, True)]
+    assert blame == ["node", "proxy"]
