@@ -188,7 +188,7 @@ def test_an_ejection_is_not_ended_by_the_timer_of_one_that_a_success_ended(timed
 
 
 def test_an_ejection_is_not_ended_by_the_timer_of_one_before_it(timed_stage: Stage) -> None:
-    """The clock of the sweep is behind that of the timers: one ejection may begin before the other's timer."""
+    """The sweep is behind the timers: an ejection may begin before the timer of the one before it."""
     (endpoint,) = timed_stage.endpoints
     timed_stage.loop.now_s += 0.2  # the next tick is yet to come
     refused(timed_stage)  # for a second, by the clock of the last tick

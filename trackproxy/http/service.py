@@ -268,6 +268,7 @@ class Service:
                 *(self.name, endpoint.node.name, endpoint.address, error, ejection_s),
             )
             self.balancer.eject(endpoint)
+            self._cancel_end(endpoint)
             self._ends[endpoint] = self.loop.call_later(ejection_s, self._readmit, endpoint)
         if edge.request is request and request.endpoint is endpoint:
             self.failed(edge, request, Failure.CONNECT, reused=False, detail=str(error))
@@ -275,8 +276,12 @@ class Service:
     def connected(self, endpoint: Endpoint) -> None:
         if self._outliers[endpoint].succeeded():
             log.info("%s: node %s (%s) is back", self.name, endpoint.node.name, endpoint.address)
-            self._ends.pop(endpoint).cancel()
+            self._cancel_end(endpoint)
             self._readmit(endpoint)
+
+    def _cancel_end(self, endpoint: Endpoint) -> None:
+        if endpoint in self._ends:
+            self._ends.pop(endpoint).cancel()
 
     def _readmit(self, endpoint: Endpoint) -> None:
         self.balancer.readmit(endpoint)
