@@ -178,6 +178,21 @@ class FakeTask:
         return None
 
 
+class Timer:
+    """A timer of `FakeLoop`; calling it is what the loop does when it is due."""
+
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self._callback = callback
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def __call__(self) -> None:
+        if not self._cancelled:
+            self._callback()
+
+
 class FakeLoop:
     """A loop without sockets. refusing: ports where connects fail. connected: those that worked."""
 
@@ -194,8 +209,10 @@ class FakeLoop:
     def call_soon(self, callback: Callable[..., object], *args: object) -> None:
         self._ready.append(lambda: callback(*args))
 
-    def call_later(self, delay_s: float, callback: Callable[..., object], *args: object) -> None:
-        self._timers.append((self.now_s + delay_s, lambda: callback(*args)))
+    def call_later(self, delay_s: float, callback: Callable[..., object], *args: object) -> Timer:
+        timer = Timer(lambda: callback(*args))
+        self._timers.append((self.now_s + delay_s, timer))
+        return timer
 
     def create_task(self, work: Coroutine[Any, Any, None], name: str) -> FakeTask:
         task = FakeTask(work)

@@ -11,37 +11,6 @@ from tests.unit.test_protocols import GET, GET_2, OK, TIMEOUTS, asked, leave, st
 from trackproxy.errors import ConnectFailed
 from trackproxy.http.channel import OUT_OF_RESOURCES
 
-
-class Timer:
-    """A timer of `FakeLoop` that can be cancelled."""
-
-    def __init__(self, callback: Callable[[], object]) -> None:
-        self._callback = callback
-        self._cancelled = False
-
-    def cancel(self) -> None:
-        self._cancelled = True
-
-    def __call__(self) -> None:
-        if not self._cancelled:
-            self._callback()
-
-
-@pytest.fixture
-def timed_stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
-    """A stage with one node, whose timers can be cancelled."""
-    stage = Stage()
-    later = stage.loop.call_later
-
-    def call_later(delay_s: float, callback: Callable[..., object], *args: object) -> Timer:
-        timer = Timer(lambda: callback(*args))
-        later(delay_s, timer)
-        return timer
-
-    monkeypatch.setattr(stage.loop, "call_later", call_later)
-    return stage
-
-
 # --- the only node is asked again ---
 
 
@@ -172,33 +141,35 @@ def served(stage: Stage) -> None:
     stage.run()
 
 
-def test_an_ejection_is_not_ended_by_the_timer_of_one_that_a_success_ended(timed_stage: Stage) -> None:
-    (endpoint,) = timed_stage.endpoints
-    refused(timed_stage)
+def test_an_ejection_is_not_ended_by_the_timer_of_one_that_a_success_ended() -> None:
+    stage = Stage()
+    (endpoint,) = stage.endpoints
+    refused(stage)
     assert endpoint.ejected
-    timed_stage.after(0.5)
-    served(timed_stage)
+    stage.after(0.5)
+    served(stage)
     assert not endpoint.ejected
-    refused(timed_stage)
-    timed_stage.after(0.75)
+    refused(stage)
+    stage.after(0.75)
     assert endpoint.ejected
-    timed_stage.after(0.5)
+    stage.after(0.5)
     assert not endpoint.ejected
-    timed_stage.assert_at_rest()
+    stage.assert_at_rest()
 
 
-def test_an_ejection_is_not_ended_by_the_timer_of_one_before_it(timed_stage: Stage) -> None:
+def test_an_ejection_is_not_ended_by_the_timer_of_one_before_it() -> None:
     """The sweep is behind the timers: an ejection may begin before the timer of the one before it."""
-    (endpoint,) = timed_stage.endpoints
-    timed_stage.loop.now_s += 0.2  # the next tick is yet to come
-    refused(timed_stage)  # for a second, by the clock of the last tick
-    timed_stage.after(0.85)
-    refused(timed_stage)  # for two seconds
-    timed_stage.after(1.75)
+    stage = Stage()
+    (endpoint,) = stage.endpoints
+    stage.loop.now_s += 0.2  # the next tick is yet to come
+    refused(stage)  # for a second, by the clock of the last tick
+    stage.after(0.85)
+    refused(stage)  # for two seconds
+    stage.after(1.75)
     assert endpoint.ejected
-    timed_stage.after(0.5)
+    stage.after(0.5)
     assert not endpoint.ejected
-    timed_stage.assert_at_rest()
+    stage.assert_at_rest()
 
 
 def test_only_the_node_can_be_blamed_for_a_connect() -> None:
