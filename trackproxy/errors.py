@@ -1,4 +1,4 @@
-"""The errors of trackproxy: each says whose side it is on and whether anything was sent.
+"""The errors of trackproxy: each says whose side it is on, and what a client is told.
 
 Foreign exceptions are translated into these where the foreign library is called; nobody above reads
 messages of other libraries.
@@ -44,7 +44,7 @@ class HttpError(TrackproxyError):
 
 
 class BadRequest(HttpError):
-    """The client's message is refused; nothing of it may reach a node."""
+    """The client's message is refused; nothing more of it may reach a node."""
 
     side = Side.CLIENT
 

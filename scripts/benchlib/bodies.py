@@ -92,7 +92,7 @@ def download(port: int, size_bytes: int) -> None:
         if content_length(head) != size_bytes:
             raise BenchError(f"download: the answer's length is {content_length(head)}, not {size_bytes}")
         if size_bytes > byte_node.CHUNK_BYTES:
-            time.sleep(PAUSE_S)
+            time.sleep(PAUSE_S)  # stand still: what the proxy reads ahead without bound shows as memory
         got = len(rest) + count_bytes(connection, size_bytes - len(rest))
     if got != size_bytes:
         raise BenchError(f"download: {got} of {size_bytes} bytes came")

@@ -73,7 +73,7 @@ def _await_listening(name: str, child: subprocess.Popen[bytes], port: int, log: 
             break
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
             return
-        time.sleep(0.05)
+        time.sleep(0.05)  # another program's listener: there is nothing to wait on but trying
     said = log.read_text(errors="replace")[-2000:].strip()
     raise BenchError(f"{name} does not listen on 127.0.0.1:{port} (exit code {child.poll()}):\n{said}")
 
@@ -85,7 +85,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
     while left and time.monotonic() < deadline:
         child.poll()  # reaps it
         left = [pid for pid in left if Path(f"/proc/{pid}").exists()]
-        time.sleep(0.02)
+        time.sleep(0.02)  # the child's own children are not ours to wait for
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

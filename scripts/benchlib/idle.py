@@ -64,9 +64,9 @@ def _measure(peer: RunningPeer, after: str, connections: int) -> Idle:
             if after == "one request":
                 _ask(clients[-1])
             elif number % PACE == 0:
-                time.sleep(0.01)
+                time.sleep(0.01)  # nobody answers: give the proxy time to accept, or its backlog overflows
         _await_accepted(peer, files + connections)
-        time.sleep(SETTLE_S)
+        time.sleep(SETTLE_S)  # what it frees after accepting is not to be counted
         full = rss_bytes(peer.pid)
         each = (full - rss) / connections
         return Idle(peer.title, after, connections, each, full / MIB, _count_closed(clients))
@@ -96,7 +96,7 @@ def _await_accepted(peer: RunningPeer, wanted_files: int) -> None:
             raise BenchError(
                 f"{peer.name} did not accept all: {open_files(peer.pid)} of {wanted_files} files are open"
             )
-        time.sleep(0.1)
+        time.sleep(0.1)  # another program's files can only be looked at
 
 
 def _count_closed(clients: Sequence[socket.socket]) -> int:

@@ -120,12 +120,7 @@ class Service:
         if endpoint is None:
             self._wait(edge, request)
             return
-        idle = self.channels[endpoint].idle
-        if idle and request.method in IDEMPOTENT:  # the usual case of `_send`, without a call
-            request.endpoint = endpoint
-            idle.pop().send(edge, request)
-        else:
-            self._send(edge, request, endpoint)
+        self._send(edge, request, endpoint)
 
     def _send(self, edge: Edge, request: Request, endpoint: Endpoint) -> None:
         """Send REQUEST to ENDPOINT, which was taken for it.
