@@ -6,6 +6,7 @@ Exit codes: 0 for done, 1 for what could not be done (settings, listeners), 2 fo
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,10 +15,10 @@ from typing import Annotated, Any
 import typer
 
 from trackproxy import demo as demo_nodes
-from trackproxy.errors import ConfigError, ListenError
+from trackproxy.errors import ConfigError, ListenError, StartFailed
 from trackproxy.explain import explain
 from trackproxy.settings import Settings, load
-from trackproxy.supervisor import Companion
+from trackproxy.supervisor import Start, rehearse
 from trackproxy.supervisor import serve as serve_until_stopped
 
 app = typer.Typer(
@@ -62,13 +63,24 @@ def serve(
     listen: Annotated[list[str] | None, typer.Option(help="Where clients connect; repeatable.")] = None,
     to: Annotated[list[str] | None, typer.Option(help="A node's address; repeatable.")] = None,
     balance: Annotated[str | None, typer.Option(help="How a node is picked.")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(help="Processes that serve; auto is one for each CPU, 0 is none of their own."),
+    ] = None,
+    trial: Annotated[bool, typer.Option("--trial", hidden=True)] = False,
+    take_over: Annotated[int, typer.Option("--take-over", hidden=True)] = 0,
 ) -> None:
     """Serve a settings file (-c FILE), or in short: --listen :8080 --to a:80 --to b:80."""
     if config is not None and (listen or to or balance):
         raise typer.BadParameter("give either -c FILE or --listen, --to and --balance, not both")
     if config is None and not (listen and to):
         raise typer.BadParameter("give -c FILE, or --listen and --to, such as --listen :8080 --to node1:80")
-    raise typer.Exit(_serve(_load(config, _quick_form(listen, to, balance) if listen and to else None)))
+    overrides = _quick_form(listen, to, balance) if listen and to else {}
+    if workers is not None:
+        overrides["workers"] = workers
+    load_again = partial(load, config, overrides)
+    start = Start(_load(config, overrides), load_again if config else None, take_over=take_over)
+    raise typer.Exit(_serve(start, rehearse if trial else serve_until_stopped))
 
 
 @app.command()
@@ -101,7 +113,7 @@ def demo(
         raise typer.BadParameter(str(error), param_hint="--listen") from error
     with demo_nodes.open_sockets() as sockets:
         settings = _load(None, demo_nodes.overrides(listen, balance, sockets))
-        code = _serve(settings, companion=partial(demo_nodes.running, sockets), banner=banner)
+        code = _serve(Start(settings, companion=partial(demo_nodes.running, sockets), banner=banner))
     raise typer.Exit(code)
 
 
@@ -123,10 +135,10 @@ def _load(config: Path | None, overrides: dict[str, Any] | None = None) -> Setti
         raise typer.Exit(1) from error
 
 
-def _serve(settings: Settings, companion: Companion | None = None, banner: str = "") -> int:
+def _serve(start: Start, how: Callable[[Start], int] = serve_until_stopped) -> int:
     try:
-        return serve_until_stopped(settings, companion=companion, banner=banner)
-    except ListenError as error:
+        return how(start)
+    except (ListenError, StartFailed) as error:
         typer.echo(f"trackproxy: {error}", err=True)
         return 1
 

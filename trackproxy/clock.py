@@ -28,12 +28,13 @@ class Timed(Protocol):
 class Sweep:
     """The deadlines of one process.
 
-    now: seconds, as old as the last tick at most. interval_s: how often `tick` has to be called.
+    now: seconds, as old as the last tick at most; time(): exactly.
+    interval_s: how often `tick` has to be called.
     """
 
     def __init__(self, time: Callable[[], float], shortest_s: float) -> None:
         """Take the source of TIME and the shortest wait that has to be kept well."""
-        self._time = time
+        self.time = time
         self._timed: set[Timed] = set()
         self.interval_s = min(max(shortest_s / 4, MIN_INTERVAL_S), MAX_INTERVAL_S)
         self.now = time()
@@ -45,7 +46,7 @@ class Sweep:
 
     def tick(self) -> None:
         """Move the clock and call `expire` on all that is due; raises ExceptionGroup of what failed."""
-        self.now = now = self._time()
+        self.now = now = self.time()
         due = now - self.interval_s  # a deadline was set from a clock up to one interval old
         errors: list[Exception] = []
         for timed in [timed for timed in self._timed if timed.deadline <= due]:

@@ -33,6 +33,14 @@ class ListenError(TrackproxyError):
     """A listening socket could not be opened; the message says which one and what to do."""
 
 
+class StartFailed(TrackproxyError):
+    """Workers could not be started; nothing of them runs any more."""
+
+
+class UpgradeFailed(TrackproxyError):
+    """The program was not replaced; the message says why."""
+
+
 class HttpError(TrackproxyError):
     """One message or exchange cannot go on.
 

@@ -7,6 +7,7 @@ operator: `problems_of` is the one place that knows its kinds of errors.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -137,4 +138,6 @@ def _default(field: FieldInfo) -> str:
     if field.default is None:
         return "unset"
     notation = next((mark for mark in field.metadata if isinstance(mark, Notation)), None)
-    return notation.show(field.default) if notation else quoted(field.default)
+    if notation:
+        return notation.show(field.default)
+    return json.dumps(field.default) if isinstance(field.default, list) else quoted(field.default)

@@ -7,13 +7,14 @@ the environment, and no default appears anywhere else.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from trackproxy.errors import ConfigError
@@ -27,14 +28,16 @@ from trackproxy.units import (
     Name,
     Network,
     NodeAddress,
+    Pause,
     Port,
     PositiveSize,
     Size,
     SizeOrUnlimited,
+    Statuses,
     Token,
     Weight,
+    Workers,
     overlap,
-    parse_whole,
     quoted,
     whole,
 )
@@ -43,11 +46,16 @@ KIB = 1024
 DEFAULT_PORT = 80  # of a node that names none
 
 
-def _one_process(value: object) -> int:
-    number = parse_whole(value)
-    if number not in (0, 1):
-        raise ValueError(f"this release serves from one process: must be 1, not {quoted(value)}")
-    return number
+def _target(text: str) -> str:
+    if not re.fullmatch(r"/[!-~]*", text) or "#" in text:
+        raise ValueError(f'must be a path such as "/health", in ASCII and without spaces, not {quoted(text)}')
+    return text
+
+
+def _state_dir(text: str) -> str:
+    if text and not text.startswith("/"):
+        raise ValueError(f"must be an absolute path, not {quoted(text)}")
+    return text
 
 
 class Section(BaseModel):
@@ -86,6 +94,10 @@ class Retry(Section):
     budget_min: Count = Field(default=3, description="Such requests per second that are always allowed.")
     body: Size = Field(default=64 * KIB, description="Largest request body that is kept for sending again.")
 
+    statuses: list[Annotated[int, whole(500, 599)]] = Field(
+        default=[500, 502, 503, 504], description="Answers that are asked for again at another endpoint."
+    )
+
 
 class Limits(Section):
     """The largest messages that are accepted."""
@@ -113,6 +125,52 @@ class Keepalive(Section):
     idle: Duration = Field(default=30, description="How long each is kept; less than the node would.")
 
 
+class Probe(Section):
+    """How endpoints are checked, whether there is traffic or not."""
+
+    type: Literal["http", "tcp", "off"] = Field(
+        default="http", description="An HTTP request, a connection alone, or nothing."
+    )
+    method: Token = Field(default="GET", description="Method of an HTTP probe.")
+    path: Annotated[str, AfterValidator(_target)] = Field(
+        default="/", description="Path and query of an HTTP probe."
+    )
+    host: str = Field(default="", description="Host of an HTTP probe; empty is the endpoint's own address.")
+    expect: list[Statuses] = Field(
+        default=["200-499"], min_length=1, description="Statuses of a healthy answer to an HTTP probe."
+    )
+    text: str = Field(default="", description="Text that the first 64 KiB of such an answer must contain.")
+    port: Port | None = Field(default=None, description="Instead of the endpoint's own port.")
+    interval: Duration = Field(default=2, description="From one probe to the next.")
+    fast_interval: Duration = Field(default=0.5, description="The same while the state is changing.")
+    timeout: Duration = Field(default=1, description="How long one probe may take.")
+    rise: Annotated[int, whole(1, 100)] = Field(
+        default=2, description="Good probes in a row that bring it up."
+    )
+    fall: Annotated[int, whole(1, 100)] = Field(default=3, description="Bad ones that take it down.")
+
+
+class Outliers(Section):
+    """When live traffic alone takes an endpoint out for a while."""
+
+    connects: Annotated[int, whole(0, 1000)] = Field(
+        default=1, description="Failed connects in a row; 0 is never."
+    )
+    failures: Annotated[int, whole(0, 1000)] = Field(
+        default=5, description="Resets, timeouts, bad answers and 502, 503, 504 in a row; 0 is never."
+    )
+    silence: Duration = Field(
+        default=1, description="No answer to any open request for so long has the endpoint probed at once."
+    )
+    ejection: Duration = Field(
+        default=1, description="The first time out; each further one is twice as long."
+    )
+    longest: Duration = Field(default=30, description="The longest time out.")
+    max_ejected: Annotated[int, whole(0, 100)] = Field(
+        default=50, description="Percent of endpoints that may be out for bad answers at once, at least one."
+    )
+
+
 class EndpointSettings(Section):
     """What one service changes about a node."""
 
@@ -123,6 +181,7 @@ class EndpointSettings(Section):
         default=0, description="A higher number is used only when every lower one is down or full."
     )
     max_connections: Count | None = Field(default=None, description="Instead of the node's own limit.")
+    probe_timeout: Duration | None = Field(default=None, description="Instead of the probe's own timeout.")
 
 
 class NodeSettings(Section):
@@ -131,6 +190,9 @@ class NodeSettings(Section):
     address: NodeAddress = Field(description='"host", "host:port", "[::1]:80" or "unix:/path".')
     weight: Weight = Field(default=1, description="Share of traffic relative to the other nodes; 0 is none.")
     max_connections: Count = Field(default=0, description="Requests at once; 0 is no limit.")
+    probe_timeout: Duration | None = Field(
+        default=None, description="How long a probe of this node may take, if it is a slow one."
+    )
 
 
 class ServiceSettings(Section):
@@ -147,6 +209,14 @@ class ServiceSettings(Section):
     max_body: SizeOrUnlimited = Field(default=0, description="Largest request body; 0 is unlimited.")
     forwarded: bool = Field(default=False, description="Send Forwarded (RFC 7239) to nodes, too.")
     via: Token = Field(default="trackproxy", description="The proxy's name in Via (RFC 9110, 7.6.3).")
+    slow_start: Pause = Field(
+        default=0, description="How long an endpoint that is back takes to get its full share again."
+    )
+    panic_threshold: Annotated[int, whole(0, 100)] = Field(
+        default=50, description="With fewer percent of the endpoints up, probes are not believed; 0 is off."
+    )
+    probe: Probe = Field(default=Probe(), description="How endpoints are checked.")
+    outliers: Outliers = Field(default=Outliers(), description="When live traffic takes an endpoint out.")
     timeouts: Timeouts = Field(default=Timeouts(), description="How long each wait may last.")
     retry: Retry = Field(default=Retry(), description="When a request may be sent to another endpoint.")
     limits: Limits = Field(default=Limits(), description="The largest messages that are accepted.")
@@ -168,14 +238,21 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
-    workers: Annotated[int, BeforeValidator(_one_process)] = Field(
-        default=1, description="Processes that serve; this release has one."
+    workers: Workers = Field(
+        default="auto",
+        description='Processes that serve; "auto" is one for each CPU, 0 is none of their own.',
+    )
+    state_dir: Annotated[str, AfterValidator(_state_dir)] = Field(
+        default="", description="Where state is kept; empty is a folder of the user's."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least that is worth a log line."
     )
     grace: Duration = Field(
-        default=30, description="How long open requests and tunnels may go on after SIGTERM."
+        default=30, description="How long open requests and tunnels may go on after SIGTERM or a reload."
+    )
+    shutdown_delay: Pause = Field(
+        default=0, description="On SIGTERM: how long to serve on, not ready any more, before that."
     )
     nodes: dict[Name, NodeSettings] = Field(min_length=1, description="The cluster, for every service.")
     services: dict[Name, ServiceSettings] = Field(min_length=1, description="What clients connect to.")
@@ -196,7 +273,7 @@ class EndpointConfig:
 
     weight: share of traffic relative to its peers; 0 takes it out of balancing.
     priority: a higher number is used only when every lower one is down or full.
-    max_connections: requests at once; 0 means no limit.
+    max_connections: requests at once, over all workers; 0 means no limit.
     """
 
     node: str
@@ -204,16 +281,18 @@ class EndpointConfig:
     weight: int
     priority: int
     max_connections: int
+    probe_timeout_s: float
 
 
 def endpoints_of(settings: Settings, service_name: str) -> list[EndpointConfig]:
     """Return the endpoints of a service in the order of its own nodes, or of all nodes if it names none."""
     service = settings.services[service_name]
     chosen = service.nodes or dict.fromkeys(settings.nodes, EndpointSettings())
-    return [_endpoint(name, settings.nodes[name], changes) for name, changes in chosen.items()]
+    timeout_s = service.probe.timeout
+    return [_endpoint(name, settings.nodes[name], changes, timeout_s) for name, changes in chosen.items()]
 
 
-def _endpoint(name: str, node: NodeSettings, changes: EndpointSettings) -> EndpointConfig:
+def _endpoint(name: str, node: NodeSettings, changes: EndpointSettings, timeout_s: float) -> EndpointConfig:
     limit = node.max_connections if changes.max_connections is None else changes.max_connections
     return EndpointConfig(
         node=name,
@@ -221,6 +300,7 @@ def _endpoint(name: str, node: NodeSettings, changes: EndpointSettings) -> Endpo
         weight=node.weight if changes.weight is None else changes.weight,
         priority=changes.priority,
         max_connections=limit,
+        probe_timeout_s=changes.probe_timeout or node.probe_timeout or timeout_s,
     )
 
 

@@ -1,229 +1,386 @@
-"""The control plane: opens the listening sockets, runs the data plane, and ends it in good order.
+"""The control plane: opens the listening sockets, runs generations of workers, and ends them in good order.
 
-This release runs the one worker in its own process.
+A generation serves one configuration. A reload checks the new one, opens what it adds, starts its workers on
+the sockets of the old one, and only then retires that; what fails before leaves the old generation as it is.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import gc
 import logging
 import os
-import resource
 import signal
 import socket
-import stat
 import sys
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from dataclasses import dataclass
+from functools import partial
 
 import uvloop
 
-from trackproxy.errors import ListenError
-from trackproxy.settings import Settings
-from trackproxy.units import Address
-from trackproxy.worker import Worker
+from trackproxy.board import Board
+from trackproxy.control.activation import Notifier, activated_sockets
+from trackproxy.control.children import FOR_SUPERVISOR, Child, Spare
+from trackproxy.control.cluster import Cluster, View
+from trackproxy.control.generation import Generation
+from trackproxy.control.listeners import Listeners, by_place
+from trackproxy.control.memory import state_folder
+from trackproxy.control.takeover import Crewed, Handover, become, receive, try_out
+from trackproxy.errors import ConfigError, TrackproxyError, UpgradeFailed
+from trackproxy.health.probes import open_session
+from trackproxy.logs import log_to_stderr
+from trackproxy.settings import Settings, endpoints_of
+from trackproxy.step import BEAT_S
+from trackproxy.worker import raise_file_limit, tune_collector
 
 log = logging.getLogger(__name__)
 
 Companion = Callable[[], AbstractAsyncContextManager[None]]
-Sockets = dict[str, list[socket.socket]]
 
-# A request leaves few objects that only the collector frees; looking for them every 700 allocations, as
-# Python does by default, costs more than they hold.
-GC_THRESHOLDS = (20_000, 20, 50)
+MOST_RETIRING = 4  # generations that are on their way out at once; the oldest has to hurry then
+HURRY_S = 5.0
+CHANGES = ("reload", "upgrade")  # tasks that a stop breaks off
 
 
-def serve(settings: Settings, *, companion: Companion | None = None, banner: str = "") -> int:
-    """Serve SETTINGS until SIGTERM or SIGINT; return the exit code.
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a supervisor comes to life.
 
-    companion: entered in the event loop before the first request, left after the last one.
-    banner: printed once clients can connect. Raises ListenError; nothing is open then.
+    settings: what to serve. load: reads them again for a reload and raises ConfigError; None if they did not
+    come from a file. companion: entered in the event loop before the first request, left after the last one.
+    banner: printed once clients can connect. take_over: the descriptor that the program before has left.
     """
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
-    _raise_file_limit()
-    sockets = open_sockets(settings)
+
+    settings: Settings
+    load: Callable[[], Settings] | None = None
+    companion: Companion = nullcontext
+    banner: str = ""
+    take_over: int = 0
+
+
+def serve(start: Start) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code.
+
+    Raises ListenError or StartFailed; nothing is open then.
+    """
+    log_to_stderr(start.settings.log_level)
+    raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(settings, sockets, companion or nullcontext, banner))
+        return runner.run(_serve(start))
 
 
-async def _serve(
-    settings: Settings,
-    sockets: Sockets,
-    companion: Companion,
-    banner: str,
-) -> int:
-    stop, at_once = asyncio.Event(), asyncio.Event()
-    _on_signals(stop, at_once)
-    async with companion():
-        worker = Worker(settings)
-        addresses = {name: [_name(listener) for listener in opened] for name, opened in sockets.items()}
-        await worker.start(sockets)
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
-        for name, listeners in addresses.items():
-            log.info("%s: serving on %s", name, ", ".join(listeners))
-        if banner:
-            sys.stdout.write(banner + "\n")
-            sys.stdout.flush()
-        await stop.wait()
-        log.info(
-            "stopping: open requests have %g s to end; a second signal ends them at once", settings.grace
-        )
-        _remove_paths(settings)  # first: a successor may bind them while this process drains
-        await _drain(worker, settings.grace, at_once)
-    log.info("stopped")
+async def _serve(start: Start) -> int:
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(start.companion())
+        session = await stack.enter_async_context(open_session())
+        cluster = Cluster(state_folder(start.settings.state_dir), session)
+        stack.callback(cluster.stop)
+        handover = receive(start.take_over) if start.take_over else None
+        supervisor = Supervisor(start, cluster)
+        supervisor.heed_signals()
+        await supervisor.start(handover)
+        await supervisor.stopped.wait()
+        await supervisor.stop()
     return 0
 
 
-async def _drain(worker: Worker, grace_s: float, at_once: asyncio.Event) -> None:
-    drain = asyncio.create_task(worker.stop(grace_s), name="drain")
-    second = asyncio.create_task(at_once.wait(), name="second signal")
-    await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
-    second.cancel()
-    if not drain.done():
-        drain.cancel()
-        await worker.stop(0)
+def rehearse(start: Start) -> int:
+    """Do what an upgrade does, up to a worker that is ready to serve, and end; raises StartFailed."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_rehearse(start.settings))
 
 
-def _on_signals(stop: asyncio.Event, at_once: asyncio.Event) -> None:
-    """Set STOP at the first SIGTERM or SIGINT, AT_ONCE at the second."""
-
-    def heard() -> None:
-        (at_once if stop.is_set() else stop).set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, heard)
-
-
-def _raise_file_limit() -> None:
-    """Allow as many open files as the system lets us: each connection is one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+async def _rehearse(settings: Settings) -> int:
+    nowhere = Listeners()
+    nowhere.services = {name: [] for name in settings.services}
+    endpoints = sum(len(endpoints_of(settings, name)) for name in settings.services)
+    view = View(Board.create(endpoints, 1), [], settings)
+    generation = Generation(0, settings, view, nowhere, 1)
+    await generation.start()
+    generation.end()
+    await generation.over.wait()
+    return 0
 
 
-# --- listening sockets ---
+def count_workers(settings: Settings) -> int:
+    """Return how many processes serve: as configured, or one for each CPU that we may use."""
+    return len(os.sched_getaffinity(0)) if settings.workers == "auto" else int(settings.workers)
 
 
-def open_sockets(settings: Settings) -> Sockets:
-    """Bind the listeners of all services, all or none; raises ListenError."""
-    opened: Sockets = {}
-    try:
-        for name, service in settings.services.items():
-            opened[name] = []
-            for address in service.listen:
-                opened[name] += _open(name, address)
-    except ListenError:
-        for listeners in opened.values():
-            for listener in listeners:
-                listener.close()
-        raise
-    return opened
+class Supervisor:
+    """Everything that outlives a configuration.
 
+    generations: those that run, the one that serves last. ready: whether new clients are welcome.
+    stopped: set by the first signal to stop, hurried by the second.
+    """
 
-def _open(name: str, address: Address) -> list[socket.socket]:
-    try:
-        if address.path:
-            return [_open_path(address.path)]
-        return [_bind(family, sockaddr) for family, sockaddr in _resolve(address)]
-    except OSError as error:
-        raise ListenError(
-            f"service {name} cannot listen on {_text(address)}: {_advice(error, address)}"
-        ) from error
+    def __init__(self, start: Start, cluster: Cluster) -> None:
+        self._start = start
+        self._notifier = Notifier()
+        self._listeners = Listeners()
+        self._numbers = 0
+        self._spare = Spare()
+        self._reloading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self.cluster = cluster
+        self.generations: list[Generation] = []
+        self.ready = False
+        self.stopped = asyncio.Event()
+        self.hurried = asyncio.Event()
 
+    # --- the start ---
 
-def _resolve(address: Address) -> list[tuple[int, tuple[str, int]]]:
-    """Return (family, socket address) pairs; an empty host is every interface, IPv6 where there is any."""
-    if not address.host:
-        both: list[tuple[int, tuple[str, int]]] = [(socket.AF_INET, ("0.0.0.0", address.port))]
-        return [*both, (socket.AF_INET6, ("::", address.port))] if _ipv6_works() else both
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return [(family, (str(sockaddr[0]), address.port)) for family, _, _, _, sockaddr in found]
+    async def start(self, handover: Handover | None = None) -> None:
+        """Open the listeners and serve; raises ListenError or StartFailed.
 
+        After an upgrade the workers of the program before serve on if ours do not start.
+        """
+        if handover is None:
+            self._listeners = Listeners(by_place(activated_sockets()))
+            await self._switch(self._start.settings)
+        else:
+            self._adopt(handover)
+            try:
+                await self._switch(self._start.settings)
+            except TrackproxyError as error:
+                if not self.generations:
+                    raise
+                log.error("upgraded, but the workers of the program before go on: %s", error)
+        self._spare.refill(wanted=count_workers(self._start.settings) > 0)
+        self._spawn(self._beat(), "beat")
+        self._spawn(self._watch(), "watch")
+        tune_collector()
+        if self._start.banner:
+            sys.stdout.write(self._start.banner + "\n")
+            sys.stdout.flush()
+        self.ready = True
+        self._notifier.ready(self._status())
 
-def _ipv6_works() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
+    def _adopt(self, handover: Handover) -> None:
+        """Take over sockets and workers; the last generation among them serves until ours does."""
+        self._listeners = Listeners(handover.rows)
+        boards = [one.open_board() for one in handover.generations]
+        self.cluster.take_over(handover.states, handover.endpoints, counted=None not in boards)
+        for one, board in zip(handover.generations, boards, strict=True):
+            self._adopt_one(one, board)
+        self._numbers = max(one.number for one in handover.generations)
 
+    def _adopt_one(self, one: Crewed, board: Board | None) -> None:
+        """Take over one generation; without its BOARD its workers can only be told to end."""
+        crew = [Child(pid, socket.socket(fileno=fd), None) for pid, fd in one.workers]
+        settings = one.settings or self._start.settings
+        if board is None:
+            view = View(Board.create(0, len(crew)), [], settings)
+        else:
+            view = View(board, self.cluster.rows_of(settings), settings)
+        listeners = self._listeners if board is None else self._listeners.open(settings, len(crew))
+        generation = Generation(one.number, settings, view, listeners, len(crew), self._spare.take)
+        generation.on_suspect = partial(self.cluster.suspect, view)
+        generation.adopt(crew, replaced=board is not None)
+        self.cluster.adopt_view(view)
+        self.generations.append(generation)
+        if one.retired:
+            generation.retire(self._start.settings.grace)
+            self._spawn(self._bury(generation), f"end of generation {generation.number}")
 
-def _bind(family: int, sockaddr: tuple[str, int]) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(sockaddr)
-        listener.listen(1)  # the worker sets the real backlog; this makes a second bind fail
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
+    def heed_signals(self) -> None:
+        """Stop at SIGTERM or SIGINT, at once at the second; reload at SIGHUP; upgrade at SIGUSR2."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._heard_stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self.reload(), "reload"))
+        loop.add_signal_handler(signal.SIGUSR2, lambda: self._spawn(self.upgrade(), "upgrade"))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_SUPERVISOR)  # blocked by an upgrade
 
+    def _heard_stop(self) -> None:
+        (self.hurried if self.stopped.is_set() else self.stopped).set()
 
-def _open_path(path: str) -> socket.socket:
-    """Bind a unix socket; one that a dead process left behind is replaced."""
-    if _is_left_behind(path):
-        os.unlink(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(path)
-        listener.listen(1)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
+    # --- generations ---
 
+    async def _switch(self, settings: Settings) -> Generation:
+        """Serve SETTINGS from now on; raises ListenError or StartFailed, and nothing has changed then."""
+        count = count_workers(settings)
+        listeners = self._listeners.open(settings, count)
+        view = None
+        try:
+            view = await self.cluster.view(settings, count)
+            generation = Generation(self._numbers + 1, settings, view, listeners, count, self._spare.take)
+            generation.on_suspect = partial(self.cluster.suspect, view)
+            await generation.start()
+        except BaseException:
+            listeners.close(keep=self._listeners)
+            if view is not None:
+                self.cluster.leave(view)
+            raise
+        self._numbers += 1
+        self.cluster.adopt(view)
+        before, self._listeners = self._listeners, listeners
+        for name in settings.services:
+            log.info("%s: serving on %s", name, ", ".join(listeners.names(name)))
+        old = self.generations[-1:]
+        self.generations.append(generation)
+        for one in old:
+            await self._retire(one, before)
+        return generation
 
-def _is_left_behind(path: str) -> bool:
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return False
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.connect(path)
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        return False
-    return False
+    async def _retire(self, generation: Generation, listeners: Listeners) -> None:
+        """Let GENERATION end; what only it listened on is closed once it takes no more connections."""
+        generation.retire(self._start.settings.grace)
+        self._spawn(self._bury(generation), f"end of generation {generation.number}")
+        for older in self.generations[:-1][:-MOST_RETIRING]:
+            older.stop(HURRY_S)
+        await generation.closed()
+        listeners.close(keep=self._listeners)
 
+    async def _bury(self, generation: Generation) -> None:
+        await generation.over.wait()
+        self.generations.remove(generation)
+        self.cluster.leave(generation.view)
+        log.info("generation %d has ended", generation.number)
 
-def _remove_paths(settings: Settings) -> None:
-    for service in settings.services.values():
-        for address in service.listen:
-            if address.path:
-                with suppress(FileNotFoundError):
-                    os.unlink(address.path)
+    async def reload(self) -> str:
+        """Read the settings again and serve them; return what came of it.
 
+        Raises TrackproxyError with the reason if nothing has changed.
+        """
+        async with self._reloading:
+            self._notifier.reloading()
+            try:
+                return await self._reload()
+            finally:
+                self._notifier.ready(self._status())
 
-def _advice(error: OSError, address: Address) -> str:
-    """Return what is wrong and what to do about it."""
-    if isinstance(error, PermissionError) and not address.path:
-        return (
-            "permission denied; ports below 1024 need root or CAP_NET_BIND_SERVICE"
-            " (setcap, or AmbientCapabilities in a systemd unit), or choose a higher port"
+    async def _reload(self) -> str:
+        try:
+            if self._start.load is None:
+                raise ConfigError(
+                    ["these settings did not come from a file, so there is nothing to read again"]
+                )
+            settings = await asyncio.to_thread(self._start.load)
+            generation = await self._switch(settings)
+        except ConfigError as error:
+            log.error("not reloaded, the settings are wrong: %s", "; ".join(error.problems))
+            raise
+        except TrackproxyError as error:
+            log.error("not reloaded: %s", error)
+            raise
+        outcome = f"reloaded: generation {generation.number} serves, {self._status()}"
+        log.info("%s", outcome)
+        return outcome
+
+    async def upgrade(self) -> None:
+        """Replace the program of this process by the one that is installed now, then reload.
+
+        Raises UpgradeFailed if that would not start; everything is as before then.
+        """
+        async with self._reloading:
+            log.info("upgrading: trying the new program")
+            try:
+                serving = self.generations[-1]
+                if self._start.companion is not nullcontext or not serving.count:
+                    raise UpgradeFailed("it takes workers in processes of their own, and no demo")
+                if len(serving.children()) < serving.count:
+                    raise UpgradeFailed("a worker is just being replaced; try again")
+                await try_out()
+                self._notifier.reloading()
+                self._spare.end()
+                become(self._handover())
+            except (UpgradeFailed, OSError) as error:
+                log.error("not upgraded: %s", error)
+                self._notifier.ready(self._status())
+                raise
+
+    def _handover(self) -> Handover:
+        states, endpoints = self.cluster.hand_over()
+        generations = [
+            Crewed(
+                number=one.number,
+                retired=one.retired,
+                settings=one.settings,
+                board_fd=one.view.board.fd,
+                workers=[(child.pid, child.control.fileno()) for child in one.children()],
+            )
+            for one in self.generations
+        ]
+        return Handover(self._listeners.rows, generations, states, endpoints)
+
+    def _status(self) -> str:
+        settings = self.generations[-1].settings
+        counts = {
+            "service": len(settings.services),
+            "node": len(settings.nodes),
+            "worker": count_workers(settings),
+        }
+        return ", ".join(f"{count} {thing}{'s' * (count != 1)}" for thing, count in counts.items())
+
+    # --- time ---
+
+    async def _beat(self) -> None:
+        """Share limits and counts out between workers that cannot see each other."""
+        while True:
+            await asyncio.sleep(BEAT_S if self.cluster.is_busy else 1.0)
+            self.cluster.share_out()
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(self._notifier.watchdog_s or 1.0, 1.0))
+            self._notifier.alive()
+            self.cluster.pass_time()
+            self._spare.refill(wanted=self.generations[-1].count > 0)
+            for generation in self.generations:
+                generation.watch_beats(loop.time())
+
+    def _spawn(self, work: Coroutine[object, object, object], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and not isinstance(error, TrackproxyError):
+            log.error("unexpected error in %s", task.get_name(), exc_info=error)
+
+    # --- the end ---
+
+    async def stop(self) -> None:
+        """Serve on for the delay, not ready any more; then answer what is open, and end."""
+        self.ready = False
+        self._notifier.stopping()
+        for task in [*self._tasks]:
+            if task.get_name() in CHANGES:
+                task.cancel()
+        async with self._reloading:  # until they have undone what they had begun
+            pass
+        settings = self.generations[-1].settings
+        if settings.shutdown_delay:
+            log.info("stopping in %g s; a second signal ends at once", settings.shutdown_delay)
+            await self._unless_hurried(asyncio.sleep(settings.shutdown_delay))
+        log.info(
+            "stopping: open requests have %g s to end; a second signal ends them at once", settings.grace
         )
-    if error.errno == errno.EADDRINUSE and not address.path:
-        return f"the port is in use; `ss -ltnp 'sport = :{address.port}'` shows by whom"
-    if error.errno == errno.EADDRINUSE:
-        return "the path is in use by another process, or is no socket"
-    return error.strerror or str(error)
+        generations = [*self.generations]
+        self._listeners.close()  # the workers have theirs, and close them once nobody waits there
+        for generation in generations:
+            generation.stop(settings.grace)
+        await self._unless_hurried(asyncio.gather(*(generation.over.wait() for generation in generations)))
+        for generation in generations:
+            generation.end()
+        for generation in generations:
+            await generation.over.wait()
+        self._spare.end()
+        for task in self._tasks:
+            task.cancel()
+        log.info("stopped")
 
-
-def _text(address: Address) -> str:
-    return str(address) if address.host or address.path else f":{address.port}"
-
-
-def _name(listener: socket.socket) -> str:
-    name = listener.getsockname()
-    return str(Address(name[0], name[1])) if isinstance(name, tuple) else f"unix:{name}"
+    async def _unless_hurried(self, work: Awaitable[object]) -> None:
+        """Wait for WORK, but not after a second signal."""
+        waiting: asyncio.Future[object] = asyncio.ensure_future(work)
+        hurry: asyncio.Future[object] = asyncio.ensure_future(self.hurried.wait())
+        await asyncio.wait({waiting, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (waiting, hurry):
+            task.cancel()

@@ -183,9 +183,14 @@ def _seconds(value: object) -> float | None:
 
 def format_duration(seconds: float) -> str:
     """Return a usual notation without loss, such as "1h", "75s" or "100ms"."""
-    if seconds % 3600 == 0:
+    if seconds and seconds % 3600 == 0:
         return f"{seconds / 3600:.0f}h"
     return f"{seconds:.0f}s" if seconds % 1 == 0 else f"{seconds * 1000:.12g}ms"
+
+
+def parse_pause(value: object) -> float | None:
+    """Return seconds, 0 among them; raise ValueError for a duration that is out of bounds."""
+    return 0.0 if value in (0, "0", "0s") and not isinstance(value, bool) else parse_duration(value)
 
 
 def parse_size(value: object) -> int | None:
@@ -252,6 +257,24 @@ def quoted(value: object) -> str:
     return f'"{text}"' if isinstance(value, str) else text
 
 
+def parse_workers(value: object) -> int | str | None:
+    """Return "auto" or a number of processes."""
+    number = parse_whole(value)
+    return "auto" if value == "auto" else number if number is not None and 0 <= number <= 256 else None
+
+
+def parse_statuses(value: object) -> str | None:
+    """Return one status, "204", or a range of them, "200-399", as `status_range` reads it."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return text if isinstance(text, str) and _STATUSES.fullmatch(text) and status_range(text) else None
+
+
+def status_range(text: str) -> range:
+    """Return the statuses that a valid text stands for."""
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
 def _address(value: object, default_port: int | None) -> Address | None:
     if isinstance(value, Address):
         return value
@@ -275,6 +298,7 @@ def _show_size(size: int) -> str:
     return text if text.isdigit() else f'"{text}"'
 
 
+_STATUSES = re.compile(r"[1-5][0-9][0-9](-[1-5][0-9][0-9])?")
 _DURATION_WORDS = 'a duration such as "5s", "100ms" or "1m30s", longer than 0 and at most 7 days'
 _SIZE_WORDS = 'a size such as "64KiB", "5MB" or a number of bytes'
 _LISTEN_WORDS = 'an address such as ":8080", "[::1]:8080" or "unix:/path"'
@@ -284,6 +308,12 @@ _NETWORK_WORDS = 'a network such as "10.0.0.0/8" or an IP address'
 Duration = Annotated[
     float, Notation(_DURATION_WORDS, parse_duration, lambda value: quoted(format_duration(value)))
 ]  # seconds
+Pause = Annotated[
+    float,
+    Notation('a duration such as "5s", or "0s"', parse_pause, lambda value: quoted(format_duration(value))),
+]  # seconds
+Workers = Annotated[int | str, Notation('"auto" or a whole number from 0 to 256', parse_workers, quoted)]
+Statuses = Annotated[str, Notation('a status or a range of them, such as "200-399"', parse_statuses, quoted)]
 Size = Annotated[int, Notation(_SIZE_WORDS, parse_size, _show_size)]  # bytes
 PositiveSize = Annotated[
     int, Notation(f"{_SIZE_WORDS}, at least 1", lambda value: parse_size(value) or None, _show_size)

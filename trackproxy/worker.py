@@ -1,23 +1,51 @@
-"""The data plane of one process: its services, their listeners, and one sweep of deadlines for all."""
+"""The data plane of one process: its services, their listeners, and two clocks for all of them.
+
+One sweep watches the deadlines of connections; one beat, 40 times a second, keeps the services in step with
+the board. A worker that runs out of file descriptors stops accepting until some are free again: who connects
+meanwhile waits in the accept queue.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import os
+import resource
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 
+from trackproxy.board import Board
 from trackproxy.clock import Sweep
 from trackproxy.http.edge import Edge
 from trackproxy.http.service import Service
 from trackproxy.pool.endpoints import Endpoint
 from trackproxy.pool.nodes import Node
 from trackproxy.settings import ServiceSettings, Settings, endpoints_of
+from trackproxy.step import BEAT_S, Step
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 4096
+
+# A request leaves few objects that only the collector frees; looking for them every 700 allocations, as
+# Python does by default, costs more than they hold.
+GC_THRESHOLDS = (20_000, 20, 50)
+
+
+def tune_collector() -> None:
+    """Leave alone what is there for good; to be called once everything is set up."""
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as the system lets us: each connection is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _waits(settings: ServiceSettings) -> Iterator[float]:
@@ -26,15 +54,43 @@ def _waits(settings: ServiceSettings) -> Iterator[float]:
     yield settings.keepalive.idle
 
 
-class Worker:
-    """Serves all services of SETTINGS on the sockets that it is given, until it is stopped."""
+class Files:
+    """How many connections this process may have. A quarter of the descriptors is for those to nodes."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self) -> None:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = soft - len(os.listdir("/proc/self/fd"))
+        self.most = max(free - free // 4, 1)
+        self.enough = max(self.most - self.most // 20 - 1, 1)  # that few, and accepting goes on
+
+
+class Worker:
+    """Serves all services of SETTINGS on the sockets that it is given, until it has ended.
+
+    over: set once nothing is open any more. left: connections that had to be ended.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        board: Board | None = None,
+        number: int = 0,
+        suspect: Callable[[int], None] = lambda index: None,
+    ) -> None:
+        """Take column NUMBER of BOARD; without one it is alone. SUSPECT: hears of endpoints to be probed."""
         self._settings = settings
+        self._board = board
+        self._number = number
+        self._suspect = suspect
         self._nodes = {name: Node(name) for name in settings.nodes}
+        self._listeners: list[tuple[Service, socket.socket]] = []
         self._servers: list[asyncio.Server] = []
-        self._ticks: asyncio.TimerHandle | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._opening: asyncio.Task[None] | None = None
+        self._ending = False
         self.services: dict[str, Service] = {}
+        self.over = asyncio.Event()
+        self.left = 0
 
     async def start(self, sockets: Mapping[str, list[socket.socket]]) -> None:
         """Serve each service on its SOCKETS, which are bound; from now on they are the worker's."""
@@ -42,42 +98,132 @@ class Worker:
         services = self._settings.services
         shortest_s = min(wait for service in services.values() for wait in _waits(service))
         self._sweep = Sweep(loop.time, shortest_s)
+        self._files = Files()
+        board = self._board = self._board or Board.create(
+            sum(len(endpoints_of(self._settings, name)) for name in services), 1
+        )
+        index = 0
         for name, settings in services.items():
-            endpoints = [
-                Endpoint.of(config, self._nodes[config.node]) for config in endpoints_of(self._settings, name)
-            ]
+            endpoints = []
+            for config in endpoints_of(self._settings, name):
+                cells = board.counters(self._number, index)
+                endpoint = Endpoint.of(config, self._nodes[config.node])
+                endpoint.index, endpoint.cells = index, cells
+                endpoints.append(endpoint)
+                index += 1
             service = self.services[name] = Service(name, settings, endpoints, loop, self._sweep)
-            for listener in sockets[name]:
-                await self._listen(service, listener)
+            service.alert = self._suspect
+            self._listeners += [(service, listener) for listener in sockets[name]]
+        self._step = Step(board, self._number, list(self.services.values()))
+        await self._accept()
+        self._beat()
         self._tick()
 
-    async def _listen(self, service: Service, listener: socket.socket) -> None:
-        unix = listener.family == socket.AF_UNIX
-        create = self._loop.create_unix_server if unix else self._loop.create_server
-        self._servers.append(await create(lambda: Edge(service), sock=listener, backlog=BACKLOG))
+    # --- listeners ---
 
-    def _tick(self) -> None:
-        self._ticks = self._loop.call_later(self._sweep.interval_s, self._tick)
-        self._sweep.tick()
+    async def _accept(self) -> None:
+        """Accept connections; the sockets themselves stay open when servers close."""
+        for service, listener in self._listeners:
+            unix = listener.family == socket.AF_UNIX
+            create = self._loop.create_unix_server if unix else self._loop.create_server
+            server = await create(partial(Edge, service), sock=listener.dup(), backlog=BACKLOG)
+            self._servers.append(server)
 
-    async def stop(self, grace_s: float) -> bool:
-        """Take no more connections, let requests and tunnels end within GRACE_S, then end what is left.
-
-        Return whether all of them ended by themselves.
-        """
+    def _pause(self) -> None:
         for server in self._servers:
             server.close()
+        self._servers = []
+
+    def _watch_files(self) -> None:
+        """Stop accepting while there are too few descriptors, and go on once there are enough."""
+        if self._ending or self._opening is not None:
+            return
+        used = sum(service.connections for service in self.services.values())
+        if self._servers and used >= self._files.most:
+            log.warning("%d connections are open, as many as this process may have: the next ones wait", used)
+            self._pause()
+        elif not self._servers and used <= self._files.enough:
+            self._opening = self._loop.create_task(self._accept(), name="accept again")
+            self._opening.add_done_callback(self._opened)
+
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        self._opening = None
+        if not opening.cancelled() and (error := opening.exception()) is not None:
+            log.error("cannot accept connections: %s", error)  # the next beat tries again
+            self._pause()
+        if self._ending:
+            self._pause()
+
+    def _accept_rest(self) -> None:
+        """Take who waits in the accept queues: with the sockets they would be reset."""
+        for service, listener in self._listeners:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    connection.setblocking(False)
+                    service.spawn(self._loop.connect_accepted_socket(partial(Edge, service), connection))
+
+    # --- clocks ---
+
+    def _tick(self) -> None:
+        self._timers["tick"] = self._loop.call_later(self._sweep.interval_s, self._tick)
+        self._sweep.tick()
+
+    def _beat(self) -> None:
+        self._timers["beat"] = self._loop.call_later(BEAT_S, self._beat)
+        self._step.take(self._loop.time())
+        self._watch_files()
+
+    # --- the end ---
+
+    def retire(self, grace_s: float) -> None:
+        """Others serve the listeners now: take no connections, and end what is open within GRACE_S.
+
+        Clients between two requests may send one more until then; its answer ends their connection.
+        """
+        self._close(grace_s, wait_s=grace_s)
+
+    def quit(self, grace_s: float) -> None:
+        """Nobody serves the listeners any more: answer who waits there, and end all within GRACE_S."""
+        self._pause()
+        self._accept_rest()
+        linger_s = max(service.timeouts.linger for service in self.services.values())
+        self._close(grace_s, wait_s=min(linger_s, grace_s / 2))
+
+    async def stop(self, grace_s: float) -> bool:
+        """Quit, and wait for the end; return whether everything ended by itself."""
+        self.quit(grace_s)
+        await self.over.wait()
+        return not self.left
+
+    def _close(self, grace_s: float, wait_s: float) -> None:
+        self._ending = True
+        self._pause()
+        for _, listener in self._listeners:
+            listener.close()
+        self._listeners = []
         for service in self.services.values():
-            service.drain(min(service.timeouts.linger, grace_s / 2))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
-                for service in self.services.values():
-                    await service.over.wait()
-        left = sum(len(service.open) for service in self.services.values())
+            service.drain(wait_s, self._look)
+        if "end" in self._timers:
+            self._timers["end"].cancel()
+        self._timers["end"] = self._loop.call_later(grace_s, self.end)
+        self._look()
+
+    def _look(self) -> None:
+        """Notice that all is over."""
+        if any(not service.is_over for service in self.services.values()) or self.over.is_set():
+            return
+        for timer in self._timers.values():
+            timer.cancel()
+        self._step.take(self._loop.time())
+        self.over.set()
+
+    def end(self) -> None:
+        """End at once whatever is open."""
+        if not self._ending:
+            self._close(0.0, 0.0)
+        self.left = sum(len(service.open) for service in self.services.values())
+        if self.left:
+            log.warning("ended %d connections that were still open at the deadline", self.left)
         for service in self.services.values():
             service.abort()
-        if self._ticks is not None:
-            self._ticks.cancel()
-        if left:
-            log.warning("ended %d connections that were still open after %g s", left, grace_s)
-        return not left

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+from trackproxy.pool.balancer import Balancer
 from trackproxy.pool.endpoints import Endpoint
 from trackproxy.pool.nodes import Node
 from trackproxy.pool.policies.base import Policy
@@ -31,3 +32,14 @@ def joined(policy: PolicyT, endpoints: Sequence[Endpoint]) -> PolicyT:
     for endpoint in endpoints:
         policy.add(endpoint)
     return policy
+
+
+def taken_of(balancer: Balancer, count: int) -> set[Endpoint | None]:
+    """Return what many different clients get, one after the other."""
+    endpoints = set()
+    for client in range(count):
+        endpoint = balancer.take(client)
+        endpoints.add(endpoint)
+        if endpoint is not None:
+            balancer.give(endpoint)
+    return endpoints

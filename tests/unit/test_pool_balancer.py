@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from tests.unit.pool_samples import endpoints_of
+from tests.unit.pool_samples import endpoints_of, taken_of
 from trackproxy.pool.balancer import Balancer, Room
 from trackproxy.pool.endpoints import Endpoint, Health
 from trackproxy.pool.nodes import AdminState, Node
@@ -17,26 +17,16 @@ from trackproxy.units import Address
 all_policies = pytest.mark.parametrize("policy", list(POLICIES))
 
 
-def taken_of(balancer: Balancer, count: int) -> set[Endpoint | None]:
-    """Return what many different clients get, one after the other."""
-    endpoints = set()
-    for client in range(count):
-        endpoint = balancer.take(client)
-        endpoints.add(endpoint)
-        if endpoint is not None:
-            balancer.give(endpoint)
-    return endpoints
-
-
 def test_every_policy_of_the_settings_is_in_the_table() -> None:
     assert set(get_args(ServiceSettings.model_fields["balance"].annotation)) == set(POLICIES)
 
 
 def test_an_endpoint_is_made_as_configured() -> None:
     node = Node("node1")
-    config = EndpointConfig("node1", Address("127.0.0.1", 80), weight=3, priority=10, max_connections=25)
+    address = Address("127.0.0.1", 80)
+    config = EndpointConfig("node1", address, weight=3, priority=10, max_connections=25, probe_timeout_s=1.0)
     endpoint = Endpoint.of(config, node, Health.STARTING)
-    assert (endpoint.node, endpoint.address, endpoint.health) == (node, config.address, Health.STARTING)
+    assert (endpoint.node, endpoint.address, endpoint.health) == (node, address, Health.STARTING)
     assert (endpoint.weight, endpoint.priority, endpoint.max_connections) == (3, 10, 25)
 
 

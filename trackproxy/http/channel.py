@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from bisect import bisect_left
+from time import monotonic
 from typing import TYPE_CHECKING
 
+from trackproxy.board import BUCKETS_S, Counter
 from trackproxy.errors import ConnectFailed
 from trackproxy.http.upstream import Upstream
 
@@ -23,11 +26,13 @@ MARGIN_S = 2.0  # an idle connection is given up this long before the node says 
 class Channel:
     """Connections to one endpoint. idle: those that may be used, the last one first."""
 
-    __slots__ = ("_idle_s", "_room", "endpoint", "idle", "service")
+    __slots__ = ("_idle_s", "_room", "cells", "endpoint", "idle", "outlier", "service")
 
     def __init__(self, service: Service, endpoint: Endpoint) -> None:
         self.service = service
         self.endpoint = endpoint
+        self.cells = endpoint.cells
+        self.outlier = service.ejections.outliers[endpoint]
         self.idle: list[Upstream] = []
         self._idle_s = service.settings.keepalive.idle
         self._room = service.settings.keepalive.connections
@@ -57,17 +62,32 @@ class Channel:
         """Make room for a connection that is opened beside idle ones, so that they do not grow in number."""
         self.idle[0].abandon()
 
+    def close_idle(self) -> None:
+        """Close all idle connections."""
+        for upstream in self.idle[:]:
+            upstream.abandon()
+
     def connect(self, edge: Edge, request: Request) -> None:
         """Send REQUEST over a new connection."""
         self.service.spawn(self._connect_and_send(edge, request))
 
     async def _connect_and_send(self, edge: Edge, request: Request) -> None:
+        start = monotonic()
         try:
             upstream = await self._connect()
         except ConnectFailed as error:
             self.service.connect_failed(edge, request, self.endpoint, error)
             return
-        self.service.connected(self.endpoint)
+        except Exception as error:
+            unforeseen = ConnectFailed(f"{type(error).__name__}: {error}", local=True)
+            self.service.connect_failed(edge, request, self.endpoint, unforeseen)
+            raise
+        took_s = monotonic() - start
+        self.cells[Counter.CONNECTS] += 1
+        self.cells[Counter.CONNECT_SUM_US] += int(took_s * 1e6)
+        self.cells[Counter.CONNECT_TIME + bisect_left(BUCKETS_S, took_s)] += 1
+        if self.outlier.failures:
+            self.service.ejections.connected(self.endpoint)
         if edge.request is request and request.endpoint is self.endpoint:
             upstream.send(edge, request)
         else:

@@ -240,6 +240,7 @@ class Edge(asyncio.Protocol):
     def refuse(self, refusal: BadRequest) -> None:
         """Answer with the refusal's status, and close once the client had a chance to read it."""
         self.request = self.upstream = None
+        self.service.refused += 1
         self.transport.write(self.service.local_answer(refusal.status, str(refusal), CLOSE))
         self.linger()
 

@@ -64,6 +64,7 @@ class Request:
 
     endpoint: Endpoint | None = None  # set while it counts as active there
     tried: tuple[Endpoint, ...] = ()
+    doubted: tuple[Endpoint, ...] = ()  # of these, who answered with an error that another one may not make
     body: RequestBody | None = None
     head: bytes = b""  # as sent to a node, once one was found
     deadline: float = 0.0

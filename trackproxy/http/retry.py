@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from trackproxy.health.outliers import Cause
 from trackproxy.http.heads import IDEMPOTENT, Request
 from trackproxy.settings import Retry
 
@@ -12,18 +13,24 @@ SAVED_RETRIES = 1000  # and of everything: every request in flight on a node tha
 
 
 class Failure(Enum):
-    """How an attempt failed: (text for the client, status, whether it may be sent again at all)."""
+    """How an attempt failed: (text for the client, status, whether it may be sent again at all, what it says
+    against the endpoint).
+    """
 
-    CONNECT = ("the node takes no connection", 502, True)
-    LOST = ("the node closed the connection without an answer", 502, True)
-    SILENT = ("the node did not answer in time", 504, True)
-    STALLED = ("the node did not take the request in time", 504, True)
-    MALFORMED = ("the node's answer is malformed", 502, False)
+    CONNECT = ("the node takes no connection", 502, True, Cause.CONNECT)
+    LOST = ("the node closed the connection without an answer", 502, True, Cause.LOST)
+    SILENT = ("the node did not answer in time", 504, True, Cause.SILENT)
+    STALLED = ("the node did not take the request in time", 504, True, Cause.SILENT)
+    MALFORMED = ("the node's answer is malformed", 502, False, Cause.MALFORMED)
+    STATUS = ("the node answered with an error", 502, True, Cause.STATUS)
+    DOWN = ("the node is down", 504, True, None)
+    ENDED = ("the node was taken out", 502, True, None)
 
-    def __init__(self, text: str, status: int, repeatable: bool) -> None:
+    def __init__(self, text: str, status: int, repeatable: bool, cause: Cause | None) -> None:
         self.text = text
         self.status = status
         self.repeatable = repeatable
+        self.cause = cause
 
 
 class Budget:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from trackproxy.clock import Sweep
+from trackproxy.pool.endpoints import Endpoint
 from trackproxy.settings import Timeouts
 
 LINGER_BYTES = 1024 * 1024
@@ -112,7 +113,9 @@ class TunnelEnd(asyncio.Protocol):
 
 
 class Tunnel:
-    """Both ends of one tunnel, and its deadline: silence on both sides."""
+    """Both ends of one tunnel, and its deadline: silence on both sides. endpoint: whose node it leads to."""
+
+    endpoint: Endpoint
 
     def __init__(
         self,
@@ -136,6 +139,12 @@ class Tunnel:
             ends[1].pause_reading()
         self.touch()
         sweep.add(self)
+
+    def close(self) -> None:
+        """End in good order: what is on its way still arrives."""
+        self.deadline = self._sweep.now + self._timeouts.write
+        self.client.transport.close()
+        self.node.transport.close()
 
     def touch(self) -> None:
         """Something moved: the silence starts anew."""

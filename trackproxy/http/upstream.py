@@ -7,14 +7,21 @@ was complete, asked for nothing else, and left no byte over; anything else ends 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
+from time import monotonic
 from typing import TYPE_CHECKING, cast
 
+from trackproxy.board import BUCKETS_S, Counter
 from trackproxy.clock import NEVER
 from trackproxy.errors import BadAnswer
 from trackproxy.http.fields import CHUNKED, UNTIL_CLOSE, switch_lines
 from trackproxy.http.framing import ChunkedReader, chunk, last_chunk
 from trackproxy.http.heads import CLOSE, HEAD_END, Answer, Request, read_answer, seen_answers
 from trackproxy.http.retry import Failure
+
+# As plain numbers: they are read for every answer.
+FIRST_BYTE = int(Counter.FIRST_BYTE)
+DURATION = int(Counter.DURATION)
 
 if TYPE_CHECKING:
     from trackproxy.http.channel import Channel
@@ -37,6 +44,7 @@ class Upstream(asyncio.Protocol):
         "_left",
         "_reader",
         "_reusable",
+        "_sent",
         "_service",
         "_stalled",
         "_unsent",
@@ -70,6 +78,7 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self._service.sweep.add(self)
+        self._service.upstreams += 1
 
     # --- the request ---
 
@@ -78,6 +87,7 @@ class Upstream(asyncio.Protocol):
         self.edge = edge
         self.request = request
         edge.upstream = self
+        self._sent = monotonic()
         head = request.head = request.head or edge.head_for_node(request)
         body = request.body
         if body is None:
@@ -146,6 +156,9 @@ class Upstream(asyncio.Protocol):
         if answer.fields.idle_s is not None:
             self._channel.learn(answer.fields.idle_s)
         length = 0 if request.method == b"HEAD" else answer.length
+        if answer.status >= 500 and self._ask_elsewhere(edge, request, answer.status, length == len(body)):
+            return
+        self._count_answer(answer.status)
         if 0 <= length <= len(body):
             edge.transport.write(b"".join((answer.head, request.ending, body[:length])))
             self._finish(clean=length == len(body))
@@ -159,6 +172,33 @@ class Upstream(asyncio.Protocol):
         edge.transport.write(b"%b%b%b" % (answer.head, framing, request.ending))
         if body:
             self._relay(body)
+
+    def _ask_elsewhere(self, edge: Edge, request: Request, status: int, whole: bool) -> bool:
+        """Keep an error from the client if another endpoint may do better; return whether one is asked."""
+        edge.upstream = None
+        if not self._service.asks_elsewhere(edge, request, status):
+            edge.upstream = self
+            return False
+        self._count_answer(status)
+        self.edge = self.request = None
+        if whole and self._reusable:
+            self._reset()
+            self._channel.park(self)
+        else:
+            self._drop()
+        return True
+
+    def _count_answer(self, status: int) -> None:
+        """Count the head of an answer, and hold it for or against the endpoint."""
+        cells, took_s = self._channel.cells, monotonic() - self._sent
+        cells[Counter.STATUS_1XX - 1 + status // 100] += 1
+        cells[FIRST_BYTE + bisect_left(BUCKETS_S, took_s)] += 1
+        cells[Counter.FIRST_BYTE_SUM_US] += int(took_s * 1e6)
+        if status < 500:
+            if self._channel.outlier.failures:
+                self._service.ejections.succeeded(self._channel.endpoint)
+            if self.request is not None and self.request.doubted:
+                self._service.settle(self.request)
 
     def _open_ended(self, request: Request) -> bytes:
         """Prepare for a body of unknown length; return the line that frames it for the client."""
@@ -211,6 +251,7 @@ class Upstream(asyncio.Protocol):
             self._fail(Failure.MALFORMED, "a switch to a protocol that nobody asked for")
             return
         edge.transport.write(b"%b%b\r\n%b" % (answer.head, switch_lines(protocol), rest))
+        self._count_answer(answer.status)
         self._leave()
         self.edge = self.request = None
         self._service.open_tunnel(edge, request, self.transport)
@@ -254,6 +295,9 @@ class Upstream(asyncio.Protocol):
         edge, request = self.edge, self.request
         assert edge is not None
         assert request is not None
+        cells, took_s = self._channel.cells, monotonic() - self._sent
+        cells[DURATION + bisect_left(BUCKETS_S, took_s)] += 1
+        cells[Counter.DURATION_SUM_US] += int(took_s * 1e6)
         self.edge = self.request = None
         unsent = request.body is not None and self.transport.get_write_buffer_size()
         if clean and self._reusable and not unsent:
@@ -292,6 +336,11 @@ class Upstream(asyncio.Protocol):
         self._service.release(request)
         edge.cut()
 
+    def give_up(self, failure: Failure) -> None:
+        """The node is to answer no more: fail the request that waits for it, unless its answer has begun."""
+        if self.request is not None and not self._in_body:
+            self._fail(failure)
+
     def abandon(self) -> None:
         """Nobody waits for the answer any more."""
         self.edge = self.request = None
@@ -304,6 +353,7 @@ class Upstream(asyncio.Protocol):
 
     def _leave(self) -> None:
         self._service.sweep.discard(self)
+        self._service.upstreams -= 1
 
     # --- flow control ---
 

@@ -7,10 +7,11 @@ follow.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from trackproxy.board import no_row
 from trackproxy.pool.nodes import AdminState, Node
 
 if TYPE_CHECKING:
@@ -32,9 +33,12 @@ class Endpoint:
 
     weight: share of traffic relative to its peers; 0 takes it out of balancing.
     priority: the lower number is used first.
-    max_connections: requests or sessions at once; 0 means no limit.
-    active: how many it has now. total: how many it has ever taken.
+    max_connections: requests or sessions at once in this process; 0 means no limit, -1 nothing for now.
+    active: how many it has now, those elsewhere included. elsewhere: how many other workers say they have.
+    total: how many it has ever taken from this one.
     ejected: taken out by live traffic for a while.
+    tunnels: of the active ones, those that no longer speak HTTP.
+    index: its place on the board. cells: its row there, see `board.Counter`.
     listed: whether its policy may pick it; the balancer's own note.
     """
 
@@ -44,10 +48,14 @@ class Endpoint:
     priority: int = 0
     max_connections: int = 0
     active: int = 0
+    elsewhere: int = 0
     total: int = 0
     health: Health = Health.UP
     ejected: bool = False
     listed: bool = False
+    tunnels: int = 0
+    index: int = 0
+    cells: memoryview = field(default_factory=no_row)
 
     @classmethod
     def of(cls, config: EndpointConfig, node: Node, health: Health = Health.UP) -> Endpoint:
@@ -58,21 +66,21 @@ class Endpoint:
         )
 
     @property
-    def sound(self) -> bool:
-        """Neither probes nor its weight speak against it."""
-        return self.health is not Health.DOWN and self.weight > 0
+    def admitted(self) -> bool:
+        """Operators let it have new clients."""
+        return self.weight > 0 and self.node.state is AdminState.READY
 
     @property
     def usable(self) -> bool:
-        """Sound, and operators let it have new clients."""
-        return self.sound and self.node.state is AdminState.READY
+        """Admitted, and probes do not speak against it."""
+        return self.admitted and self.health is not Health.DOWN
 
     @property
-    def eligible(self) -> bool:
-        """Usable, and live traffic does not speak against it either."""
-        return self.usable and not self.ejected
+    def own(self) -> int:
+        """How many of the active ones this process has open."""
+        return self.active - self.elsewhere
 
     @property
     def has_room(self) -> bool:
         """May take one more without going over its limit."""
-        return self.max_connections == 0 or self.active < self.max_connections
+        return self.max_connections == 0 or self.own < self.max_connections

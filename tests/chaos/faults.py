@@ -1,0 +1,190 @@
+"""The rows: what is done to whom. A new fault is a function of the run and a line in FAULTS."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from itertools import cycle, islice
+
+from tests.chaos.figures import Excuse
+from tests.chaos.proxy import REFUSED, RELOADED, UPGRADED
+from tests.chaos.runs import NAMES, Fault, Run
+
+SICK = "n2"
+FLAP_S = 0.3
+REPLACED_S = 10.0  # a new worker serves instead of a dead one
+LOST_S = 1.0  # a connection of a killed process is found lost within this time
+DRAINED_S = 15.0  # the grace of the proxy, and some time to end
+NODE_LISTS = (("n1", "n2"), ("n2", "n3"), ("n1", "n3"), NAMES)
+
+
+# --- nodes ---
+
+
+def kill_node(run: Run) -> None:
+    """Kill -9, and a restart later."""
+    node = run.nodes[SICK]
+    run.begins()
+    node.obey("kill")
+    run.hold(run.scale.fault_s)
+    run.ends()
+    node.obey("up")
+
+
+def stop_node(run: Run) -> None:
+    """SIGSTOP: the kernel still takes connections and bytes, the node does nothing; then SIGCONT."""
+    node = run.nodes[SICK]
+    run.begins()
+    node.obey("stop")
+    run.hold(run.scale.hang_s)
+    run.ends()
+    node.obey("cont")
+
+
+def sicken(word: str) -> Callable[[Run], None]:
+    """The node answers as WORD says for a while, probes too."""
+
+    def strike(run: Run) -> None:
+        node = run.nodes[SICK]
+        run.begins()
+        node.obey(word)
+        run.hold(run.scale.fault_s)
+        run.ends()
+        node.obey("well")
+
+    return strike
+
+
+def hang_node(word: str) -> Callable[[Run], None]:
+    """The node answers nothing any more, until it is killed and started again."""
+
+    def strike(run: Run) -> None:
+        node = run.nodes[SICK]
+        run.begins()
+        node.obey(word)
+        run.hold(run.scale.hang_s)
+        run.ends()
+        node.obey("kill")
+        node.obey("up")
+
+    return strike
+
+
+def flap_node(run: Run) -> None:
+    """The node dies and comes back, over and over."""
+    node = run.nodes[SICK]
+    run.begins()
+    for _ in range(int(run.scale.fault_s / FLAP_S / 2) + 1):
+        node.obey("kill")
+        run.hold(FLAP_S)
+        node.obey("up")
+        run.hold(FLAP_S)
+    run.ends()
+
+
+# --- processes of the proxy ---
+
+
+def kill_worker(run: Run) -> None:
+    """Kill -9 of one worker: only what it had on its way is lost, and another one replaces it."""
+    before = run.proxy.workers()
+    if not before:
+        run.problems.append("there is no worker to kill")
+        return
+    victim = min(before)
+    may_lose = run.scale.connections if run.fresh else run.proxy.connections_of(victim)
+    run.begins()
+    os.kill(victim, signal.SIGKILL)
+    run.excuse = Excuse(may_lose, run.begun_at, run.begun_at + LOST_S)
+    if not run.until(lambda: len(run.proxy.workers() - {victim}) == len(before), REPLACED_S):
+        run.problems.append(f"the killed worker {victim} was not replaced within {REPLACED_S:g} s")
+    run.hold(run.scale.fault_s)
+    run.ends()
+
+
+def reload(run: Run) -> None:
+    """Reload after reload, each with another list of nodes; the next as soon as one is done."""
+    before = run.proxy.workers()
+    run.begins()
+    for names in islice(cycle(NODE_LISTS), run.scale.reloads):
+        run.proxy.write_nodes(names)
+        _signal(run, signal.SIGHUP, RELOADED)
+        run.used = names
+    _others_serve(run, before)
+    run.ends()
+
+
+def reload_nonsense(run: Run) -> None:
+    """A reload with a file that is wrong: it is refused, and nothing changes."""
+    before = run.proxy.workers()
+    run.proxy.write_nonsense()
+    run.begins()
+    _signal(run, signal.SIGHUP, REFUSED)
+    run.hold(run.scale.fault_s)
+    run.ends()
+    if run.proxy.workers() != before:
+        run.problems.append(f"the workers were {before} and are {run.proxy.workers()}")
+
+
+def upgrade(run: Run) -> None:
+    """In-place upgrades, one after the other; the supervisor keeps its pid."""
+    before = run.proxy.workers()
+    run.begins()
+    for _ in range(run.scale.upgrades):
+        _signal(run, signal.SIGUSR2, UPGRADED)
+    _others_serve(run, before)
+    run.ends()
+
+
+def terminate(run: Run) -> None:
+    """SIGTERM: every request that was sent is answered, then the proxy ends by itself."""
+    run.load.leave()
+    run.begins()
+    run.proxy.signal(signal.SIGTERM)
+    if not run.proxy.wait(DRAINED_S):
+        run.problems.append(f"it has not ended within {DRAINED_S:g} s")
+    elif run.proxy.ended_with:
+        run.problems.append(f"it ended with {run.proxy.ended_with}")
+    run.ends()
+
+
+def _signal(run: Run, number: signal.Signals, pattern: str) -> None:
+    """Send the supervisor a signal, and wait until it says what it has done."""
+    place = run.proxy.log.size
+    run.proxy.signal(number)
+    run.proxy.expect(pattern, place)
+    run.hold(0)
+
+
+def _others_serve(run: Run, before: set[int]) -> None:
+    """Wait until as many workers as before are left, all of them new."""
+    if not run.until(lambda: len(run.proxy.workers()) == len(before), DRAINED_S):
+        run.problems.append(f"there were {len(before)} workers and are {len(run.proxy.workers())}")
+    if old := before & run.proxy.workers():
+        run.problems.append(f"the workers {old} have not been replaced")
+
+
+FAULTS = {
+    fault.name: fault
+    for fault in (
+        Fault("node-killed", kill_node, SICK),
+        Fault("node-stopped", stop_node, SICK),
+        Fault("node-resets", sicken("reset"), SICK),
+        Fault("node-cuts", sicken("cut"), SICK),
+        Fault("node-silent", hang_node("silent"), SICK),
+        Fault("node-deaf", hang_node("deaf"), SICK),
+        Fault("node-503", sicken("503"), SICK),
+        Fault("node-500", sicken("500"), SICK),
+        Fault("node-flaps", flap_node, SICK),
+        Fault("worker-killed", kill_worker, workers=True),
+        Fault("worker-killed-fresh", kill_worker, fresh=True, workers=True),
+        Fault("reloads", reload),
+        Fault("reloads-fresh", reload, fresh=True),
+        Fault("reload-nonsense", reload_nonsense),
+        Fault("upgrades", upgrade),
+        Fault("upgrades-fresh", upgrade, fresh=True),
+        Fault("sigterm", terminate, ends_proxy=True),
+        Fault("sigterm-fresh", terminate, fresh=True, ends_proxy=True),
+    )
+}

@@ -1,0 +1,460 @@
+"""The cluster as the supervisor knows it: what operators, probes and time say of nodes and endpoints.
+
+An endpoint is the same one across reloads and upgrades as long as its service, node and address are. What is
+known of it is written on the board of each generation of workers that still runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+
+from trackproxy.board import GAUGES, ROW, Board, Counter, State
+from trackproxy.control.memory import recall, remember
+from trackproxy.health.checker import Checker
+from trackproxy.health.probes import Result, make_prober
+from trackproxy.health.slow_start import share as share_of_weight
+from trackproxy.health.verdict import Verdict
+from trackproxy.pool.leases import first_shares, share
+from trackproxy.pool.nodes import AdminState
+from trackproxy.pool.panic import panics
+from trackproxy.settings import EndpointConfig, ServiceSettings, Settings, endpoints_of
+
+log = logging.getLogger(__name__)
+
+ADMIN_NUMBERS = {AdminState.READY: 0, AdminState.DRAIN: 1, AdminState.DISABLED: 2}
+UP, DOWN, STARTING = range(3)
+
+
+class Key(NamedTuple):
+    """What makes an endpoint the same one."""
+
+    service: str
+    node: str
+    address: str
+
+    def __str__(self) -> str:
+        return " ".join(self)
+
+
+@dataclass(slots=True, eq=False)
+class Watched:
+    """What is known of one endpoint.
+
+    back: when it came back, for slow start; in the loop's seconds. pardons, ends: see the board's State.
+    carried: totals of workers whose generation is gone.
+    """
+
+    key: Key
+    verdict: Verdict
+    back: float = -1e9
+    pardons: int = 0
+    ends: int = 0
+    carried: list[int] = field(default_factory=lambda: [0] * ROW)
+    checker: Checker | None = None
+    probed_as: object = None
+    task: asyncio.Task[None] | None = None
+
+
+class Row(NamedTuple):
+    """One endpoint on the board of one generation."""
+
+    watched: Watched
+    config: EndpointConfig
+    service: ServiceSettings
+
+
+@dataclass(slots=True, eq=False)
+class View:
+    """The board of one generation of workers, and what its rows stand for."""
+
+    board: Board
+    rows: list[Row]
+    settings: Settings
+
+
+class Cluster:
+    """Nodes and endpoints of all services.
+
+    states: what operators want of each node. views: the boards of the generations that run, newest last.
+    """
+
+    def __init__(self, folder: Path, session: aiohttp.ClientSession) -> None:
+        """FOLDER: where health is kept. SESSION: what probes go through; see `open_session`."""
+        self._folder = folder
+        self._session = session
+        self._remembered = recall(folder)
+        self._writable = True
+        self._watched: dict[Key, Watched] = {}
+        self._panicking: set[str] = set()
+        self._handed: dict[str, Mapping[str, Any]] = {}
+        self.states: dict[str, AdminState] = {}
+        self.views: list[View] = []
+
+    # --- upgrades ---
+
+    def hand_over(self) -> tuple[dict[str, str], dict[str, dict[str, object]]]:
+        """Return what operators want of nodes, and what is known of endpoints by the text of their keys."""
+        now = asyncio.get_running_loop().time()
+        totals = self.totals()
+        endpoints: dict[str, dict[str, object]] = {
+            str(key): {
+                "up": watched.verdict.up,
+                "back_s": now - watched.back,
+                "pardons": watched.pardons,
+                "ends": watched.ends,
+                "carried": watched.carried,
+                "totals": totals[key],
+            }
+            for key, watched in self._watched.items()
+        }
+        return {name: state.value for name, state in self.states.items()}, endpoints
+
+    def take_over(
+        self, states: Mapping[str, str], endpoints: Mapping[str, Mapping[str, Any]], *, counted: bool
+    ) -> None:
+        """Begin with what `hand_over` of another program has returned.
+
+        counted: the boards of its workers can be read, and count on.
+        """
+        self.states = {name: AdminState(state) for name, state in states.items()}
+        self._handed = {
+            key: {**known, "carried": known["carried" if counted else "totals"]}
+            for key, known in endpoints.items()
+        }
+
+    def adopt_view(self, view: View) -> None:
+        """Take over the board of a generation that another program has started."""
+        self.views.append(view)
+        for row in view.rows:
+            self._watched[row.watched.key] = row.watched
+
+    # --- configurations ---
+
+    def rows_of(self, settings: Settings) -> list[Row]:
+        """Return the endpoints of SETTINGS in the order of their board."""
+        return [
+            Row(self._find(name, config, service), config, service)
+            for name, service in settings.services.items()
+            for config in endpoints_of(settings, name)
+        ]
+
+    async def view(self, settings: Settings, workers: int) -> View:
+        """Return a board for so many WORKERS; of endpoints that are new, the state is found out first.
+
+        Nothing else changes until `adopt`.
+        """
+        rows = self.rows_of(settings)
+        await self._find_out(rows)
+        view = View(Board.create(len(rows), max(workers, 1)), rows, settings)
+        self._lease_first(view)
+        self._write(view)
+        return view
+
+    def adopt(self, view: View) -> None:
+        """Make VIEW the newest one: probe what it names, forget endpoints that no view names."""
+        self.views.append(view)
+        self.states = {name: self.states.get(name, AdminState.READY) for name in view.settings.nodes}
+        for row in view.rows:
+            self._watched[row.watched.key] = row.watched
+            self._check(row)
+        self._forget()
+        self._remember()
+        self.publish()
+
+    def leave(self, view: View) -> None:
+        """The workers of VIEW are gone: keep their totals."""
+        if view in self.views:
+            self.views.remove(view)
+            for index, row in enumerate(view.rows):
+                for cell, count in enumerate(view.board.totals(index)):
+                    row.watched.carried[cell] += 0 if cell in GAUGES else count
+            self._forget()
+        view.board.close()
+
+    def _find(self, name: str, config: EndpointConfig, service: ServiceSettings) -> Watched:
+        key = Key(name, config.node, str(config.address))
+        if known := self._watched.get(key):
+            return known
+        watched = Watched(key, Verdict(service.probe.rise, service.probe.fall, up=True))
+        if handed := self._handed.pop(str(key), None):
+            watched.verdict.up = handed["up"]
+            watched.back = asyncio.get_running_loop().time() - handed["back_s"]
+            watched.pardons, watched.ends = handed["pardons"], handed["ends"]
+            watched.carried = handed["carried"]
+        return watched
+
+    async def _find_out(self, rows: list[Row]) -> None:
+        """Learn the state of endpoints never seen: from the last run, else by one probe."""
+        unknown = []
+        for row in rows:
+            if row.watched.key in self._watched or row.service.probe.type == "off":
+                continue
+            remembered = self._remembered.get(str(row.watched.key))
+            if remembered is None:
+                unknown.append(row)
+            else:
+                row.watched.verdict.up = remembered
+        async with asyncio.TaskGroup() as probes:
+            for row in unknown:
+                checker = self._make_checker(row)
+                if checker is not None:
+                    probes.create_task(checker.first(), name=f"first probe of {row.watched.key}")
+
+    def _forget(self) -> None:
+        named = {row.watched.key for view in self.views for row in view.rows}
+        for key in [key for key in self._watched if key not in named]:
+            self._stop(self._watched.pop(key))
+
+    # --- probes ---
+
+    def _make_checker(self, row: Row) -> Checker | None:
+        prober = make_prober(row.service.probe, row.config, self._session)
+        if prober is None:
+            return None
+        watched, probe = row.watched, row.service.probe
+
+        def heard(result: Result, changed: bool) -> None:
+            self._heard(watched, row.service, result, changed)
+
+        timing = (probe.interval, probe.fast_interval)
+        return Checker(prober, watched.verdict, timing, heard, random.Random())
+
+    def _check(self, row: Row) -> None:
+        """Probe an endpoint as its newest configuration says, unless its node is disabled."""
+        watched = row.watched
+        wanted = (row.service.probe, row.config.address, row.config.probe_timeout_s)
+        disabled = self.states[row.config.node] is AdminState.DISABLED
+        if watched.task is not None and watched.probed_as == wanted and not disabled:
+            return
+        self._stop(watched)
+        if disabled:
+            return
+        watched.verdict.rise, watched.verdict.fall = row.service.probe.rise, row.service.probe.fall
+        watched.checker = self._make_checker(row)
+        watched.probed_as = wanted
+        if watched.checker is None:
+            watched.verdict.up = True
+        else:
+            watched.task = asyncio.create_task(watched.checker.run(), name=f"probes of {watched.key}")
+
+    def _stop(self, watched: Watched) -> None:
+        if watched.task is not None:
+            watched.task.cancel()
+        watched.task = watched.checker = None
+
+    def suspect(self, view: View, index: int) -> None:
+        """Live traffic speaks against an endpoint: probe it at once."""
+        checker = view.rows[index].watched.checker
+        if checker is not None:
+            checker.poke(suspected=True)
+
+    def _heard(self, watched: Watched, service: ServiceSettings, result: Result, changed: bool) -> None:
+        """Take the result of a probe."""
+        if changed:
+            up = watched.verdict.up
+            log.log(
+                logging.INFO if up else logging.WARNING,
+                "%s: node %s (%s) is %s: %s",
+                *(
+                    watched.key.service,
+                    watched.key.node,
+                    watched.key.address,
+                    "up" if up else "down",
+                    result.reason,
+                ),
+            )
+            if up:
+                watched.back = asyncio.get_running_loop().time()
+            self._remember()
+        pardoned = result.passed and self._is_ejected(watched)
+        watched.pardons += pardoned
+        if changed or pardoned:
+            self.publish()
+
+    def _is_ejected(self, watched: Watched) -> bool:
+        now_ms = asyncio.get_running_loop().time() * 1000
+        return any(
+            row.watched is watched and until_ms > now_ms
+            for view in self.views
+            for row, until_ms in zip(view.rows, view.board.ejected_until(), strict=True)
+        )
+
+    def _remember(self) -> None:
+        self._remembered |= {str(key): watched.verdict.up for key, watched in self._watched.items()}
+        known = {str(key): self._remembered[str(key)] for key in self._watched}
+        try:
+            remember(self._folder, known)
+        except OSError as error:
+            if self._writable:
+                log.warning(
+                    "health cannot be kept in %s, so the next start probes first: %s", self._folder, error
+                )
+            self._writable = False
+
+    # --- what operators say ---
+
+    def set_state(self, node: str, state: AdminState) -> None:
+        """Change what operators want of NODE; raises KeyError if there is none of that name."""
+        before = self.states[node]
+        self.states[node] = state
+        if before is state:
+            return
+        log.info("node %s is %s now, it was %s", node, state.value, before.value)
+        for row in self.rows(node):
+            if state is AdminState.READY:
+                row.watched.back = asyncio.get_running_loop().time()
+            self._check(row)
+        self.publish()
+
+    async def look_at(self, node: str) -> None:
+        """Probe the endpoints of NODE, which was disabled, before anybody is sent there."""
+        async with asyncio.TaskGroup() as probes:
+            for row in self.rows(node):
+                checker = self._make_checker(row)
+                if checker is not None:
+                    probes.create_task(checker.first(), name=f"first probe of {row.watched.key}")
+
+    def end(self, node: str) -> None:
+        """Have the workers end whatever is left on NODE."""
+        for row in {row.watched.key: row for view in self.views for row in view.rows}.values():
+            if row.config.node == node:
+                row.watched.ends += 1
+        self.publish()
+
+    def rows(self, node: str | None = None) -> Iterator[Row]:
+        """Yield the endpoints of NODE, or all, as newly configured."""
+        for row in self.views[-1].rows if self.views else ():
+            if node is None or row.config.node == node:
+                yield row
+
+    # --- boards ---
+
+    def publish(self) -> None:
+        """Write everything on all boards, for the workers to follow."""
+        for view in self.views:
+            self._write(view)
+        self._look_for_panic()
+
+    def _write(self, view: View) -> None:
+        now = asyncio.get_running_loop().time()
+        for index, (watched, config, service) in enumerate(view.rows):
+            cells = view.board.state(index)
+            percent = share_of_weight(now - watched.back, service.slow_start)
+            cells[State.ADMIN] = ADMIN_NUMBERS[self.states.get(config.node, AdminState.READY)]
+            cells[State.HEALTH] = DOWN if not watched.verdict.up else UP if percent == 100 else STARTING
+            cells[State.WEIGHT] = config.weight * percent if service.slow_start else config.weight
+            cells[State.PARDONS] = watched.pardons
+            cells[State.ENDS] = watched.ends
+        view.board.publish()
+
+    def _look_for_panic(self) -> None:
+        for name, service in self.views[-1].settings.services.items() if self.views else ():
+            taking = [
+                row.watched.verdict.up
+                for row in self.rows()
+                if row.watched.key.service == name
+                and row.config.weight
+                and self.states[row.config.node] is AdminState.READY
+            ]
+            panicking = panics(sum(taking), len(taking), service.panic_threshold)
+            if panicking is not (name in self._panicking):
+                (self._panicking.add if panicking else self._panicking.discard)(name)
+                text = "probes are not believed" if panicking else "probes are believed again"
+                log.warning("%s: %d of %d endpoints are up: %s", name, sum(taking), len(taking), text)
+
+    # --- time ---
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether `share_out` has anything to do."""
+        return len(self.views) > 1 or any(row.config.max_connections for row in self.rows())
+
+    def share_out(self) -> None:
+        """Tell each generation what others have open, and share limits out; to be called at each beat."""
+        places = self._places()
+        for key, where in places.items():
+            if len(self.views) > 1:
+                active = [
+                    sum(view.board.counters(n, index)[Counter.ACTIVE] for n in range(view.board.workers))
+                    for view, index in where
+                ]
+                for (view, index), own in zip(where, active, strict=True):
+                    view.board.state(index)[State.ELSEWHERE] = sum(active) - own
+            limit = self._limits().get(key, 0)
+            if limit:
+                self._share(limit, where)
+
+    def _places(self) -> dict[Key, list[tuple[View, int]]]:
+        places: dict[Key, list[tuple[View, int]]] = {}
+        for view in self.views:
+            for index, row in enumerate(view.rows):
+                places.setdefault(row.watched.key, []).append((view, index))
+        return places
+
+    def _limits(self) -> dict[Key, int]:
+        return {row.watched.key: row.config.max_connections for row in self.rows()}
+
+    def _share(self, limit: int, where: list[tuple[View, int]]) -> None:
+        cells = [(view.board, n, index) for view, index in where for n in range(view.board.workers)]
+        leases = [max(board.leases(n)[index], 0) for board, n, index in cells]
+        claims = [max(board.claims(n)[index], 0) for board, n, index in cells]
+        wants = [board.wants(n)[index] for board, n, index in cells]
+        for (board, n, index), lease in zip(cells, share(limit, leases, claims, wants), strict=True):
+            board.leases(n)[index] = lease or -1
+
+    def _lease_first(self, view: View) -> None:
+        """Start with even parts, or with none while another generation holds them."""
+        for index, row in enumerate(view.rows):
+            if not row.config.max_connections:
+                continue
+            workers = view.board.workers
+            parts = (
+                [0] * workers
+                if row.watched.key in self._watched
+                else first_shares(row.config.max_connections, workers)
+            )
+            for number, part in enumerate(parts):
+                view.board.leases(number)[index] = part or -1
+
+    def pass_time(self) -> None:
+        """Let weights grow that are on their way up; to be called about once a second."""
+        now = asyncio.get_running_loop().time()
+        if any(now - row.watched.back <= row.service.slow_start + 2 for row in self.rows()):
+            self.publish()
+
+    # --- what is counted ---
+
+    def left(self, nodes: Iterable[str]) -> dict[str, dict[str, int]]:
+        """Return what is open on each of these NODES: requests, tunnels, idle connections."""
+        wanted = {node: {"requests": 0, "tunnels": 0, "idle": 0} for node in nodes}
+        for view in self.views:
+            for index, row in enumerate(view.rows):
+                if row.config.node in wanted:
+                    totals, left = view.board.totals(index), wanted[row.config.node]
+                    left["requests"] += totals[Counter.ACTIVE] - totals[Counter.TUNNELS]
+                    left["tunnels"] += totals[Counter.TUNNELS]
+                    left["idle"] += totals[Counter.IDLE]
+        return wanted
+
+    def totals(self) -> Mapping[Key, list[int]]:
+        """Return the counters of each endpoint over all workers that ever ran, by the board's Counter."""
+        added = {key: list(watched.carried) for key, watched in self._watched.items()}
+        for view in self.views:
+            for index, row in enumerate(view.rows):
+                sums = added[row.watched.key]
+                for cell, count in enumerate(view.board.totals(index)):
+                    sums[cell] += count
+        return added
+
+    def stop(self) -> None:
+        """Probe no more."""
+        for watched in self._watched.values():
+            self._stop(watched)

@@ -1,0 +1,259 @@
+"""Generations: the workers that serve one configuration, from their start until the last one has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Protocol
+
+from trackproxy.board import Process
+from trackproxy.control.children import Child
+from trackproxy.control.cluster import View
+from trackproxy.control.listeners import Listeners
+from trackproxy.errors import StartFailed
+from trackproxy.orders import Order
+from trackproxy.settings import Settings
+from trackproxy.worker import Worker
+
+log = logging.getLogger(__name__)
+
+START_S = 30.0  # a worker that is not ready by then never will be
+HANG_S = 10.0  # without a heartbeat
+FIRST_PAUSE_S = 0.1  # before a worker that died young is replaced; it doubles with each that follows
+LONGEST_PAUSE_S = 10.0
+OLD_S = 10.0  # who lived that long did not die young
+
+
+class Crew(Protocol):
+    """One worker, in a process of its own or in this one."""
+
+    ready: asyncio.Event
+    closed: asyncio.Event
+    death: asyncio.Future[str]
+    on_suspect: Callable[[int], None]
+
+    def retire(self, grace_s: float) -> None: ...
+    def stop(self, grace_s: float) -> None: ...
+    def end(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Inside:
+    """A worker in the supervisor's own process, for debugging and tests."""
+
+    pid = 0
+
+    def __init__(self, worker: Worker) -> None:
+        loop = asyncio.get_running_loop()
+        self.ready, self.closed = asyncio.Event(), asyncio.Event()
+        self.death: asyncio.Future[str] = loop.create_future()
+        self.on_suspect: Callable[[int], None] = lambda index: None
+        self._worker = worker
+        self._watching = loop.create_task(self._watch(), name="end of the worker")
+
+    async def _watch(self) -> None:
+        await self._worker.over.wait()
+        self.death.set_result("ended")
+
+    def retire(self, grace_s: float) -> None:
+        self._worker.retire(grace_s)
+        self.closed.set()
+
+    def stop(self, grace_s: float) -> None:
+        self._worker.quit(grace_s)
+        self.closed.set()
+
+    def end(self) -> None:
+        self._worker.end()
+
+    def kill(self) -> None:
+        """It shares our fate."""
+
+
+class Generation:
+    """The workers of one configuration.
+
+    count: how many processes; 0 is one worker in this process. over: set when the last worker has ended.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        settings: Settings,
+        view: View,
+        listeners: Listeners,
+        count: int,
+        spawn: Callable[[], Child] = Child.spawn,
+    ) -> None:
+        """SPAWN: gives a process that waits for its order."""
+        self._spawn_process = spawn
+        self.number = number
+        self.settings = settings
+        self.view = view
+        self.listeners = listeners
+        self.count = count
+        self.crew: list[Crew] = []
+        self.retired = False
+        self.over = asyncio.Event()
+        self.on_suspect: Callable[[int], None] = lambda index: None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._beats: dict[int, tuple[int, float]] = {}
+
+    async def start(self) -> None:
+        """Start all workers and wait until they serve; raises StartFailed, and none runs then."""
+        try:
+            async with asyncio.timeout(START_S):
+                for number in range(max(self.count, 1)):
+                    self.crew.append(await self._start_one(number))
+                for worker in self.crew:
+                    await self._is_ready(worker)
+        except (TimeoutError, OSError) as error:
+            self.end()
+            raise StartFailed(
+                f"workers do not start: {error or f'not ready within {START_S:g} s'}"
+            ) from error
+        except BaseException:
+            self.end()
+            raise
+        if self.count:
+            for number in range(self.count):
+                self._spawn(self._keep(number), f"worker {number + 1}")
+
+    def children(self) -> list[Child]:
+        """Return the worker processes that run."""
+        return [worker for worker in self.crew if isinstance(worker, Child) and not worker.death.done()]
+
+    def adopt(self, crew: list[Child], *, replaced: bool) -> None:
+        """Take over workers that another program has started; REPLACED: when they die, as our own are."""
+        for child in crew:
+            child.on_suspect = self._pass_suspicion
+            child.ready.set()
+            self.crew.append(child)
+        for number in range(self.count if replaced else 0):
+            self._spawn(self._keep(number), f"worker {number + 1}")
+
+    def _pass_suspicion(self, index: int) -> None:
+        self.on_suspect(index)
+
+    async def _start_one(self, number: int) -> Crew:
+        listeners = self.listeners.of_worker(number, max(self.count, 1))
+        if self.count:
+            fds = {name: [listener.fileno() for listener in row] for name, row in listeners.items()}
+            process = self._spawn_process()
+            process.give(Order(self.settings, number, self.view.board.fd, fds))
+            child: Crew = process
+        else:
+            worker = Worker(self.settings, self.view.board, number, lambda index: child.on_suspect(index))
+            child = Inside(worker)
+            await worker.start(
+                {name: [listener.dup() for listener in row] for name, row in listeners.items()}
+            )
+            child.ready.set()
+        child.on_suspect = self._pass_suspicion
+        return child
+
+    async def _is_ready(self, worker: Crew) -> None:
+        """Wait until WORKER serves; raises StartFailed if it ends before."""
+        await _either(worker.ready, worker.death)
+        if worker.death.done():
+            raise StartFailed(f"a worker {worker.death.result()} before it could serve")
+
+    async def _keep(self, number: int) -> None:
+        """Replace the worker of a column for as long as this generation serves."""
+        time = asyncio.get_running_loop().time
+        pause_s = 0.0
+        while not self.retired:
+            started = time()
+            death = await self.crew[number].death
+            if self.retired:
+                return
+            self.view.board.retire(number)
+            young = time() - started < OLD_S
+            log.error(
+                "worker %d %s; another one starts%s",
+                number + 1,
+                death,
+                f" in {pause_s:g} s" if young and pause_s else "",
+            )
+            if young:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s or FIRST_PAUSE_S, LONGEST_PAUSE_S)
+            else:
+                pause_s = 0.0
+            await self._replace(number)
+
+    async def _replace(self, number: int) -> None:
+        while not self.retired:
+            try:
+                self.crew[number] = await self._start_one(number)
+            except OSError as error:
+                log.error("worker %d cannot be started: %s", number + 1, error)
+                await asyncio.sleep(LONGEST_PAUSE_S)
+            else:
+                return
+
+    def watch_beats(self, now: float) -> None:
+        """Kill workers whose loop has not turned for HANG_S; to be called about once a second."""
+        if not self.count:
+            return
+        for number, worker in enumerate(self.crew):
+            beat = self.view.board.process(number)[Process.HEARTBEAT]
+            last, since = self._beats.get(number, (-1, now))
+            if beat != last or not worker.ready.is_set() or worker.death.done():
+                self._beats[number] = (beat, now)
+            elif now - since > HANG_S:
+                log.error("worker %d has hung for %g s and is killed", number + 1, now - since)
+                worker.kill()
+
+    # --- the end ---
+
+    def retire(self, grace_s: float) -> None:
+        """Others serve the listeners now: let what is open end within GRACE_S."""
+        self._wind_up(lambda worker: worker.retire(grace_s), grace_s)
+
+    def stop(self, grace_s: float) -> None:
+        """Nobody serves the listeners any more: answer who waits there, and end within GRACE_S."""
+        self._wind_up(lambda worker: worker.stop(grace_s), grace_s)
+
+    def end(self) -> None:
+        """End at once."""
+        self._wind_up(lambda worker: worker.end(), 0.0)
+
+    async def closed(self) -> None:
+        """Wait until no worker takes connections from the listeners any more."""
+        for worker in self.crew:
+            await _either(worker.closed, worker.death)
+
+    def _wind_up(self, order: Callable[[Crew], None], grace_s: float) -> None:
+        first = not self.retired
+        self.retired = True
+        for worker in self.crew:
+            if not worker.death.done():
+                order(worker)
+        if first:
+            self._spawn(self._await_end(grace_s), "end of a generation")
+
+    async def _await_end(self, grace_s: float) -> None:
+        """Wait for the last worker; who does not end by itself is killed."""
+        alive = [worker.death for worker in self.crew if not worker.death.done()]
+        if alive:
+            _, late = await asyncio.wait(alive, timeout=grace_s + HANG_S)
+            if late:
+                for worker in self.crew:
+                    worker.kill()
+                await asyncio.wait(late)
+        self.over.set()
+
+    def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _either(event: asyncio.Event, death: asyncio.Future[str]) -> None:
+    """Wait for EVENT, or for the end of whoever would set it."""
+    waiting: asyncio.Future[object] = asyncio.ensure_future(event.wait())
+    both: set[asyncio.Future[object]] = {waiting, asyncio.shield(death)}
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()

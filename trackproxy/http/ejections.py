@@ -1,0 +1,93 @@
+"""Ejections of one service in one worker: what live traffic says of endpoints, and what follows from it.
+
+The rules are in `health.outliers`. An ejection is written on the board at once, so that all workers leave the
+endpoint out; whoever keeps the board tells by `follow` and `pardon` what came from elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from trackproxy.board import Counter
+from trackproxy.clock import Sweep
+from trackproxy.health.outliers import Cause, Outlier, may_eject
+from trackproxy.pool.balancer import Balancer
+from trackproxy.pool.endpoints import Endpoint
+from trackproxy.settings import Outliers
+
+log = logging.getLogger(__name__)
+
+
+class Ejections:
+    """Takes failures and good answers of endpoints, ejects them and readmits them.
+
+    alert: has an endpoint probed at once. readmitted: called when an endpoint may be picked again.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        balancer: Balancer,
+        rules: Outliers,
+        sweep: Sweep,
+        readmitted: Callable[[], None],
+    ) -> None:
+        self._name = name
+        self._balancer = balancer
+        self._rules = rules
+        self._sweep = sweep
+        self._readmitted = readmitted
+        self.alert: Callable[[Endpoint], None] = _nobody
+        self.outliers = {endpoint: Outlier(rules) for endpoint in balancer.endpoints}
+
+    def failed(self, endpoint: Endpoint, cause: Cause, detail: str = "") -> None:
+        """Take a failure of ENDPOINT; eject it if that was one too many."""
+        now = self._sweep.time()
+        ejection_s = self.outliers[endpoint].failed(cause, now)
+        if ejection_s is None:
+            return
+        out = sum(other.ejected for other in self._balancer.endpoints)
+        if not may_eject(out, len(self._balancer.endpoints), self._rules.max_ejected, cause):
+            self.alert(endpoint)
+            return
+        log.warning(
+            "%s: node %s (%s): %s%s; left out for %g s",
+            *(
+                self._name,
+                endpoint.node.name,
+                endpoint.address,
+                cause.text,
+                detail and f": {detail}",
+                ejection_s,
+            ),
+        )
+        endpoint.cells[Counter.EJECTED_UNTIL] = int((now + ejection_s) * 1000)
+        endpoint.cells[Counter.EJECTIONS] += 1
+        self._balancer.eject(endpoint)
+        self.alert(endpoint)
+
+    def succeeded(self, endpoint: Endpoint) -> None:
+        """Take a good answer of an endpoint that something was held against."""
+        self.outliers[endpoint].succeeded(self._sweep.time())
+
+    def connected(self, endpoint: Endpoint) -> None:
+        """Take a connect that worked."""
+        self.outliers[endpoint].connected(self._sweep.time())
+
+    def pardon(self, endpoint: Endpoint) -> None:
+        """A probe was good: end our own ejection of ENDPOINT, unless probes know nothing of what is wrong."""
+        if self.outliers[endpoint].pardon(self._sweep.time()):
+            endpoint.cells[Counter.EJECTED_UNTIL] = 0
+
+    def follow(self, endpoint: Endpoint, *, ejected: bool) -> None:
+        """Do what all workers together say: leave ENDPOINT out as long as any of them does."""
+        if ejected:
+            self._balancer.eject(endpoint)
+        elif self._balancer.readmit(endpoint):
+            log.info("%s: node %s (%s) is in again", self._name, endpoint.node.name, endpoint.address)
+            self._readmitted()
+
+
+def _nobody(endpoint: Endpoint) -> None:
+    """Nobody probes yet."""

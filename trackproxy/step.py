@@ -1,0 +1,154 @@
+"""Keeps a worker's services in step with the board: tells what it has, and follows what others say.
+
+`take` is called every BEAT_S, so that each side sees the other's cells at most two beats late.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trackproxy.board import Board, Counter, Process, State
+from trackproxy.http.service import Service
+from trackproxy.pool.endpoints import Endpoint, Health
+from trackproxy.pool.nodes import AdminState
+
+BEAT_S = 0.025
+
+ADMIN_STATES = (AdminState.READY, AdminState.DRAIN, AdminState.DISABLED)  # by their number on the board
+HEALTHS = (Health.UP, Health.DOWN, Health.STARTING)
+
+
+TOTALS = (
+    (Process.ACCEPTED, "accepted"),
+    (Process.REFUSED, "refused"),
+    (Process.UNAVAILABLE, "unavailable"),
+)
+
+
+@dataclass(slots=True, eq=False)
+class _Seat:
+    """One endpoint in its place on the board.
+
+    total: as last told. pardons, ends: as last seen.
+    answers: how many it has given; since: when that was noticed, seconds.
+    """
+
+    service: Service
+    endpoint: Endpoint
+    total: int = 0
+    pardons: int = 0
+    ends: int = 0
+    answers: int = 0
+    since: float = 0.0
+
+
+class Step:
+    """What one worker writes on its column of the board, and what it reads there."""
+
+    def __init__(self, board: Board, number: int, services: list[Service]) -> None:
+        self._board = board
+        self._number = number
+        self._services = services
+        self._seats = [_Seat(service, endpoint) for service in services for endpoint in service.endpoints]
+        self._states = [board.state(index) for index in range(len(self._seats))]
+        for seat, state in zip(self._seats, self._states, strict=True):
+            seat.pardons, seat.ends = state[State.PARDONS], state[State.ENDS]
+        self._process = board.process(number)
+        self._leases = board.leases(number)
+        self._claims = board.claims(number)
+        self._wants = board.wants(number)
+        self._limited = [seat for seat in self._seats if seat.endpoint.max_connections]
+        self._looks_elsewhere = any(service.balancer.tracks_load for service in services)
+        self._told = {name: 0 for _, name in TOTALS}
+        self._version = 0
+
+    def take(self, now: float) -> None:
+        """Tell and follow; NOW is on CLOCK_MONOTONIC, in seconds."""
+        self._tell()
+        version = self._board.version
+        if version != self._version:
+            self._version = version
+            self._follow_states()
+        self._claim()
+        self._follow_ejections(now)
+        if self._looks_elsewhere:
+            self._follow_load()
+        for seat in self._seats:
+            if seat.endpoint.own:
+                self._listen(seat, now)
+            else:
+                seat.since = now
+
+    def _tell(self) -> None:
+        process = self._process
+        process[Process.HEARTBEAT] += 1
+        process[Process.CONNECTIONS] = sum(len(service.open) for service in self._services)
+        process[Process.WAITING] = sum(len(service.waiting) for service in self._services)
+        for cell, name in TOTALS:
+            total = sum(getattr(service, name) for service in self._services)
+            process[cell] += total - self._told[name]
+            self._told[name] = total
+        for seat in self._seats:
+            endpoint, cells = seat.endpoint, seat.endpoint.cells
+            cells[Counter.ACTIVE] = endpoint.own
+            cells[Counter.TUNNELS] = endpoint.tunnels
+            cells[Counter.IDLE] = len(seat.service.channels[endpoint].idle)
+            cells[Counter.TOTAL] += endpoint.total - seat.total
+            seat.total = endpoint.total
+
+    # --- what the supervisor says ---
+
+    def _follow_states(self) -> None:
+        for seat, state in zip(self._seats, self._states, strict=True):
+            service, endpoint = seat.service, seat.endpoint
+            health = HEALTHS[state[State.HEALTH]]
+            service.balancer.set_state(endpoint.node.name, ADMIN_STATES[state[State.ADMIN]])
+            service.balancer.set_health(endpoint, health)
+            service.balancer.set_weight(endpoint, state[State.WEIGHT])
+            if state[State.PARDONS] != seat.pardons:
+                seat.pardons = state[State.PARDONS]
+                service.ejections.pardon(endpoint)
+            if state[State.ENDS] != seat.ends:
+                seat.ends = state[State.ENDS]
+                service.end(endpoint)
+        for service in self._services:
+            service.follow()
+
+    def _claim(self) -> None:
+        """Obey the leases, and say so: the supervisor hands on only what nobody claims any more."""
+        if not self._version:
+            return  # nothing has been published: this worker is alone, and the limits are its own
+        for seat in self._limited:
+            service, endpoint = seat.service, seat.endpoint
+            lease = self._leases[endpoint.index]
+            if service.balancer.set_limit(endpoint, lease):
+                service.wake()
+            self._claims[endpoint.index] = max(lease, endpoint.own)
+            self._wants[endpoint.index] = endpoint.own + len(service.waiting)
+
+    # --- what other workers say ---
+
+    def _follow_ejections(self, now: float) -> None:
+        now_ms = int(now * 1000)
+        for seat, until_ms in zip(self._seats, self._board.ejected_until(), strict=True):
+            if seat.endpoint.ejected is not (until_ms > now_ms):
+                seat.service.ejections.follow(seat.endpoint, ejected=until_ms > now_ms)
+
+    def _follow_load(self) -> None:
+        for seat, active in zip(self._seats, self._board.active_elsewhere(self._number), strict=True):
+            seat.service.balancer.set_elsewhere(seat.endpoint, active)
+
+    # --- silence ---
+
+    def _listen(self, seat: _Seat, now: float) -> None:
+        """Have an endpoint probed that owes answers and gives none; leave it if it is known to be down."""
+        service, endpoint, cells = seat.service, seat.endpoint, seat.endpoint.cells
+        answers = sum(cells[Counter.STATUS_1XX : Counter.STATUS_5XX + 1])
+        if answers != seat.answers:
+            seat.answers, seat.since = answers, now
+        elif now - seat.since >= service.settings.outliers.silence:
+            seat.since = now - service.settings.outliers.silence / 2
+            if endpoint.health is Health.DOWN:
+                service.move_from(endpoint)
+            else:
+                service.alert(endpoint.index)

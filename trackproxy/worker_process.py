@@ -1,0 +1,68 @@
+"""A worker's process: takes its order from the supervisor, serves, and does what it is told until it ends.
+
+If the supervisor is gone, nobody probes nodes or replaces workers any more: it ends in good order, so that
+the next supervisor finds the addresses free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+
+import uvloop
+
+from trackproxy.board import Board
+from trackproxy.logs import log_to_stderr
+from trackproxy.orders import Order
+from trackproxy.worker import Worker, raise_file_limit, tune_collector
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Serve until the supervisor says otherwise; the argument is the descriptor of its socket."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        order = Order.receive(control)
+    except EOFError:
+        return  # it was a spare one, or its supervisor is gone
+    log_to_stderr(order.settings.log_level, f"worker {order.number + 1}")
+    raise_file_limit()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(order, control))
+
+
+async def _serve(order: Order, control: socket.socket) -> None:
+    control.setblocking(False)
+    reader, writer = await asyncio.open_connection(sock=control)
+    board = Board.open(order.board_fd)
+    worker = Worker(order.settings, board, order.number, lambda index: writer.write(b"suspect %d\n" % index))
+    listeners = {name: [socket.socket(fileno=fd) for fd in fds] for name, fds in order.listeners.items()}
+    await worker.start(listeners)
+    tune_collector()
+    writer.write(b"ready\n")
+    ending = asyncio.create_task(_obey(worker, order, reader, writer), name="orders")
+    await worker.over.wait()
+    ending.cancel()
+
+
+async def _obey(
+    worker: Worker, order: Order, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Do what each line says; at the end of the lines, the supervisor's end, stop."""
+    while line := (await reader.readline()).split():
+        if line[0] == b"retire":
+            worker.retire(float(line[1]))
+        elif line[0] == b"stop":
+            worker.quit(float(line[1]))
+        elif line[0] == b"end":
+            worker.end()
+        writer.write(b"closed\n")
+    log.warning("the supervisor is gone: this worker takes no more connections and ends")
+    worker.quit(order.settings.grace)
+
+
+if __name__ == "__main__":
+    main()
