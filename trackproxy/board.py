@@ -65,7 +65,11 @@ class State(IntEnum):
 
 
 class Counter(IntEnum):
-    """What one worker says of one endpoint: four gauges, totals, and the first cells of three histograms."""
+    """What one worker says of one endpoint: four gauges, totals, and the first cells of four histograms.
+
+    Most answers come in one piece, so that their first byte is their end: they are counted once, under WHOLE.
+    First bytes of all answers are WHOLE and FIRST_BYTE added up, their ends WHOLE and DURATION.
+    """
 
     ACTIVE = 0  # open requests, tunnels too
     TUNNELS = 1
@@ -85,10 +89,12 @@ class Counter(IntEnum):
     STATUS_4XX = 15
     STATUS_5XX = 16
     CONNECT_SUM_US = 17  # sums of what the histograms count
-    FIRST_BYTE_SUM_US = 18
-    DURATION_SUM_US = 19
-    CONNECT_TIME = 20
-    FIRST_BYTE = CONNECT_TIME + HISTOGRAM
+    WHOLE_SUM_US = 18
+    FIRST_BYTE_SUM_US = 19
+    DURATION_SUM_US = 20
+    CONNECT_TIME = 21
+    WHOLE = CONNECT_TIME + HISTOGRAM
+    FIRST_BYTE = WHOLE + HISTOGRAM
     DURATION = FIRST_BYTE + HISTOGRAM
 
 
@@ -233,6 +239,11 @@ class Board:
         kinds += [
             self._kind(area, Counter.ACTIVE).tolist() for n, area in enumerate(self._counters) if n != worker
         ]
+        return list(map(sum, zip(*kinds, strict=True)))
+
+    def active(self) -> list[int]:
+        """Requests open at each endpoint at the workers of this board."""
+        kinds = [self._kind(area, Counter.ACTIVE).tolist() for area in self._counters]
         return list(map(sum, zip(*kinds, strict=True)))
 
     def ejected_until(self) -> list[int]:

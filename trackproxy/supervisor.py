@@ -22,14 +22,18 @@ import uvloop
 from trackproxy.board import Board
 from trackproxy.control.activation import Notifier, activated_sockets
 from trackproxy.control.children import FOR_SUPERVISOR, Child, Spare
-from trackproxy.control.cluster import Cluster, View
+from trackproxy.control.cluster import Cluster
+from trackproxy.control.drain import Drain, Drains, Sticky
 from trackproxy.control.generation import Generation
 from trackproxy.control.listeners import Listeners, by_place
 from trackproxy.control.memory import state_folder
+from trackproxy.control.sharing import Sharing
 from trackproxy.control.takeover import Crewed, Handover, become, receive, try_out
+from trackproxy.control.views import View
 from trackproxy.errors import ConfigError, TrackproxyError, UpgradeFailed
 from trackproxy.health.probes import open_session
 from trackproxy.logs import log_to_stderr
+from trackproxy.pool.nodes import AdminState
 from trackproxy.settings import Settings, endpoints_of
 from trackproxy.step import BEAT_S
 from trackproxy.worker import raise_file_limit, tune_collector
@@ -111,7 +115,7 @@ def count_workers(settings: Settings) -> int:
 class Supervisor:
     """Everything that outlives a configuration.
 
-    generations: those that run, the one that serves last. ready: whether new clients are welcome.
+    generations: those that run, the one that serves last. welcoming: whether new clients are welcome.
     stopped: set by the first signal to stop, hurried by the second.
     """
 
@@ -124,8 +128,9 @@ class Supervisor:
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[object]] = set()
         self.cluster = cluster
+        self.drains = Drains(cluster)
         self.generations: list[Generation] = []
-        self.ready = False
+        self.welcoming = False
         self.stopped = asyncio.Event()
         self.hurried = asyncio.Event()
 
@@ -154,7 +159,7 @@ class Supervisor:
         if self._start.banner:
             sys.stdout.write(self._start.banner + "\n")
             sys.stdout.flush()
-        self.ready = True
+        self.welcoming = True
         self._notifier.ready(self._status())
 
     def _adopt(self, handover: Handover) -> None:
@@ -314,13 +319,35 @@ class Supervisor:
         }
         return ", ".join(f"{count} {thing}{'s' * (count != 1)}" for thing, count in counts.items())
 
+    # --- nodes ---
+
+    def drain(self, node: str, timeout_s: float, sticky: Sticky = "keep") -> Drain:
+        """Send no new clients to NODE; disable it once nothing is open there, after TIMEOUT_S at the latest.
+
+        Raises KeyError if there is no such node.
+        """
+        return self.drains.begin(node, timeout_s, sticky)
+
+    def disable(self, node: str) -> None:
+        """Send nothing to NODE any more and probe it no more; raises KeyError if there is no such node."""
+        self.cluster.set_state(node, AdminState.DISABLED)
+        self.drains.forget(node)
+
+    async def ready(self, node: str) -> None:
+        """Let NODE take part again, as its probes say; raises KeyError if there is no such node."""
+        self.drains.forget(node)
+        if self.cluster.states[node] is AdminState.DISABLED:
+            await self.cluster.look_at(node)
+        self.cluster.set_state(node, AdminState.READY)
+
     # --- time ---
 
     async def _beat(self) -> None:
         """Share limits and counts out between workers that cannot see each other."""
+        sharing = Sharing()
         while True:
-            await asyncio.sleep(BEAT_S if self.cluster.is_busy else 1.0)
-            self.cluster.share_out()
+            await asyncio.sleep(BEAT_S if sharing.is_needed(self.cluster.views) else 1.0)
+            sharing.take(self.cluster.views, asyncio.get_running_loop().time())
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -349,7 +376,7 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Serve on for the delay, not ready any more; then answer what is open, and end."""
-        self.ready = False
+        self.welcoming = False
         self._notifier.stopping()
         for task in [*self._tasks]:
             if task.get_name() in CHANGES:

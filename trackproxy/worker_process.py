@@ -39,13 +39,23 @@ async def _serve(order: Order, control: socket.socket) -> None:
     reader, writer = await asyncio.open_connection(sock=control)
     board = Board.open(order.board_fd)
     worker = Worker(order.settings, board, order.number, lambda index: writer.write(b"suspect %d\n" % index))
-    listeners = {name: [socket.socket(fileno=fd) for fd in fds] for name, fds in order.listeners.items()}
+    listeners = {name: [_opened(fd) for fd in fds] for name, fds in order.listeners.items()}
     await worker.start(listeners)
     tune_collector()
     writer.write(b"ready\n")
-    ending = asyncio.create_task(_obey(worker, order, reader, writer), name="orders")
-    await worker.over.wait()
-    ending.cancel()
+    orders = asyncio.create_task(_obey(worker, order, reader, writer), name="orders")
+    over = asyncio.create_task(worker.over.wait(), name="end")
+    await asyncio.wait({orders, over}, return_when=asyncio.FIRST_COMPLETED)
+    if orders.done():
+        orders.result()  # raises what went wrong: better to end than to serve without orders
+    await over
+    orders.cancel()
+
+
+def _opened(fd: int) -> socket.socket:
+    listener = socket.socket(fileno=fd)
+    listener.setblocking(False)
+    return listener
 
 
 async def _obey(

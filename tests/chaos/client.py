@@ -236,7 +236,7 @@ class Load:
         self._check_over()
 
     def _not_connected(self, place: int, begun_at: float, error: OSError) -> None:
-        if self.leaving and isinstance(error, ConnectionRefusedError):
+        if self.leaving and isinstance(error, ConnectionError):
             self.tally.refused += 1
             return
         self.tally.requests += 1

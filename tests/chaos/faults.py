@@ -88,16 +88,16 @@ def flap_node(run: Run) -> None:
 
 def kill_worker(run: Run) -> None:
     """Kill -9 of one worker: only what it had on its way is lost, and another one replaces it."""
-    before = run.proxy.workers()
+    before = run.proxy.serving()
     if not before:
         run.problems.append("there is no worker to kill")
         return
-    victim = min(before)
+    victim = max(before, key=run.proxy.connections_of)
     may_lose = run.scale.connections if run.fresh else run.proxy.connections_of(victim)
     run.begins()
     os.kill(victim, signal.SIGKILL)
     run.excuse = Excuse(may_lose, run.begun_at, run.begun_at + LOST_S)
-    if not run.until(lambda: len(run.proxy.workers() - {victim}) == len(before), REPLACED_S):
+    if not run.until(lambda: len(run.proxy.serving() - {victim}) == len(before), REPLACED_S):
         run.problems.append(f"the killed worker {victim} was not replaced within {REPLACED_S:g} s")
     run.hold(run.scale.fault_s)
     run.ends()
@@ -105,7 +105,7 @@ def kill_worker(run: Run) -> None:
 
 def reload(run: Run) -> None:
     """Reload after reload, each with another list of nodes; the next as soon as one is done."""
-    before = run.proxy.workers()
+    before = run.proxy.serving()
     run.begins()
     for names in islice(cycle(NODE_LISTS), run.scale.reloads):
         run.proxy.write_nodes(names)
@@ -117,19 +117,19 @@ def reload(run: Run) -> None:
 
 def reload_nonsense(run: Run) -> None:
     """A reload with a file that is wrong: it is refused, and nothing changes."""
-    before = run.proxy.workers()
+    before = run.proxy.serving()
     run.proxy.write_nonsense()
     run.begins()
     _signal(run, signal.SIGHUP, REFUSED)
     run.hold(run.scale.fault_s)
     run.ends()
-    if run.proxy.workers() != before:
-        run.problems.append(f"the workers were {before} and are {run.proxy.workers()}")
+    if run.proxy.serving() != before:
+        run.problems.append(f"the workers {before} served before, and now {run.proxy.serving()} do")
 
 
 def upgrade(run: Run) -> None:
     """In-place upgrades, one after the other; the supervisor keeps its pid."""
-    before = run.proxy.workers()
+    before = run.proxy.serving()
     run.begins()
     for _ in range(run.scale.upgrades):
         _signal(run, signal.SIGUSR2, UPGRADED)
@@ -158,11 +158,14 @@ def _signal(run: Run, number: signal.Signals, pattern: str) -> None:
 
 
 def _others_serve(run: Run, before: set[int]) -> None:
-    """Wait until as many workers as before are left, all of them new."""
-    if not run.until(lambda: len(run.proxy.workers()) == len(before), DRAINED_S):
-        run.problems.append(f"there were {len(before)} workers and are {len(run.proxy.workers())}")
-    if old := before & run.proxy.workers():
-        run.problems.append(f"the workers {old} have not been replaced")
+    """Wait until the workers from before are gone, and as many others serve."""
+
+    def replaced() -> bool:
+        return not before & run.proxy.workers() and len(run.proxy.serving()) == len(before)
+
+    if not run.until(replaced, DRAINED_S):
+        now, serving = run.proxy.workers(), run.proxy.serving()
+        run.problems.append(f"the workers {before} served before; now there are {now}, and {serving} serve")
 
 
 FAULTS = {

@@ -20,10 +20,10 @@ from tests.chaos.talk import ENVIRONMENT
 SERVING = r"serving on"
 RELOADED = r"(?<!not )reloaded: "
 REFUSED = r"not reloaded"
-UPGRADED = r"(?<!not )upgraded"
+UPGRADED = SERVING  # of the new program
 
 WORKER = re.compile(r"worker")  # in the command line of a worker
-ESTABLISHED = "01"  # /proc/net/tcp
+ESTABLISHED, LISTENING = "01", "0A"  # /proc/net/tcp
 
 CONFIG = """\
 workers = {workers}
@@ -157,19 +157,26 @@ class Proxy:
         os.kill(self.pid, number)
 
     def workers(self) -> set[int]:
-        """The processes that serve: those children that say so in their command line, or else all."""
-        everybody = children(self.pid)
-        return {pid for pid in everybody if WORKER.search(command_line(pid))} or everybody
+        """Its processes other than the supervisor that say in their command line that they are workers."""
+        return {pid for pid in children(self.pid) if WORKER.search(command_line(pid))}
+
+    def serving(self) -> set[int]:
+        """Those workers that take connections: neither the ones that end, nor spare ones."""
+        return {pid for pid in self.workers() if self._sockets(pid, LISTENING)}
 
     def connections_of(self, pid: int) -> int:
         """How many clients are connected to the process PID."""
+        return self._sockets(pid, ESTABLISHED)
+
+    def _sockets(self, pid: int, state: str) -> int:
+        """How many sockets of PID on the port of the proxy are in a state."""
         inodes = set()
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):
+        with suppress(OSError):  # it has ended
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
                 inodes.add(os.readlink(descriptor).removeprefix("socket:[").removesuffix("]"))
         rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
         here = f":{self.port:04X}"
-        return sum(row[1].endswith(here) and row[3] == ESTABLISHED and row[9] in inodes for row in rows)
+        return sum(row[1].endswith(here) and row[3] == state and row[9] in inodes for row in rows)
 
     def close(self) -> None:
         """End all of its processes, however they are."""

@@ -13,12 +13,13 @@ from tests.integration.messages import OK, answer, chunked
 from tests.integration.nodes import Exchange, answering, breaking_off, silent
 from tests.integration.probing import (
     OK_HEAD,
+    TIMEOUT_S,
     both_types,
     closed,
     look,
     prober,
 )
-from trackproxy.health.probes import PROBERS, TEXT_BYTES, make_prober, open_session
+from trackproxy.health.probes import MOST_BYTES, PROBERS, TEXT_BYTES, make_prober, open_session
 from trackproxy.settings import EndpointConfig, Probe
 from trackproxy.units import Address
 
@@ -170,8 +171,11 @@ async def test_proxies_of_the_environment_are_not_used(
     proxy = await stage.start_node()
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, f"http://{proxy.address}")
-    assert (await look(stage, answering(), session)).passed
-    assert not proxy.connections
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    node = await stage.start_node()
+    assert (await prober(node, session).probe()).passed
+    assert (node.targets, proxy.connections) == ([b"/"], [])
 
 
 @both_types
@@ -221,6 +225,15 @@ async def test_a_text_is_looked_for_in_the_body_as_it_came(
 ) -> None:
     labelled = answer("Content-Encoding: gzip", body=b"not compressed: OK")
     assert (await look(stage, answering(labelled), session, text="OK")).passed
+
+
+async def test_of_all_that_a_node_sends_no_more_than_128_kib_is_looked_at(
+    stage: Stage, session: aiohttp.ClientSession
+) -> None:
+    tiny = answer("Transfer-Encoding: chunked") + chunked(*[b"x"] * 25_000, b"OK")
+    assert tiny.index(b"OK", 20) > MOST_BYTES
+    result = await look(stage, answering(tiny), session, TIMEOUT_S, text="OK")
+    assert (result.passed, result.reason) == (False, "no end of the answer within 0.3 s")
 
 
 async def test_reading_ends_once_the_text_is_found(stage: Stage, session: aiohttp.ClientSession) -> None:

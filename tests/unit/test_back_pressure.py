@@ -44,7 +44,7 @@ def test_a_drain_leaves_a_client_that_still_reads_its_answer_the_time_to_do_so()
     client, node = asked(stage)
     client.stuck = True
     node.receive(BIG_OK)
-    stage.service.drain(1.0)
+    stage.drain(1.0)
     stage.after(TIMEOUTS["write"] - 2)
     assert not client.end
     client.drain()
@@ -52,5 +52,5 @@ def test_a_drain_leaves_a_client_that_still_reads_its_answer_the_time_to_do_so()
     assert client.gone
     assert not client.aborted
     assert client.taken() == BIG_OK
-    assert stage.service.over.is_set()
+    assert stage.over
     stage.assert_at_rest()

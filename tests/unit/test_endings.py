@@ -42,7 +42,7 @@ class Wait:
 def test_a_connection_whose_answer_began_before_a_drain_ends_soon_after_that_answer() -> None:
     stage = Stage(timeouts=TIMEOUTS)
     client, node = begun(stage)
-    stage.service.drain(1.0)
+    stage.drain(1.0)
     stage.after(3)
     assert not client.end
     node.receive(b"x" * 95)
@@ -50,7 +50,7 @@ def test_a_connection_whose_answer_began_before_a_drain_ends_soon_after_that_ans
     stage.after(2)
     assert client.gone
     assert not client.aborted
-    assert stage.service.over.is_set()
+    assert stage.over
     stage.assert_at_rest()
 
 
@@ -59,15 +59,15 @@ def test_a_drain_waits_for_a_connection_that_lingers(drained: str) -> None:
     stage = Stage(timeouts=TIMEOUTS)
     client = stage.client()
     if drained == "before":
-        stage.service.drain(1.0)
+        stage.drain(1.0)
     client.receive(BAD)
     if drained == "after":
-        stage.service.drain(1.0)
+        stage.drain(1.0)
     stage.after(2)
-    assert not stage.service.over.is_set()
+    assert not stage.over
     stage.after(TIMEOUTS["linger"])
     assert client.gone
-    assert stage.service.over.is_set()
+    assert stage.over
     stage.assert_at_rest()
 
 

@@ -257,7 +257,7 @@ def test_a_node_that_refuses_for_days_costs_each_request_a_short_answer_only() -
     "request_", [GET, POST, POST + b"abcde", CHUNKED_POST, CHUNKED_POST + b"1\r\nx\r\n0\r\n\r\n"]
 )
 def test_without_any_node_a_client_gets_503_and_time_to_read_it(request_: bytes) -> None:
-    stage = Stage(timeouts=TIMEOUTS)
+    stage = Stage(timeouts=TIMEOUTS, panic_threshold=0)
     stage.service.balancer.set_health(stage.endpoints[0], Health.DOWN)
     client = stage.client()
     client.receive(request_)
@@ -712,17 +712,17 @@ def test_draining_lets_the_request_on_its_way_end_and_closes_idle_ones() -> None
     stage = Stage()
     client, node = asked(stage)
     idle_node, idle_client = stage.node(), stage.client()
-    stage.service.drain(1.0)
+    stage.drain(1.0)
     stage.run()
     assert idle_node.gone
     node.receive(OK)
     stage.run()
     assert b"Connection: close\r\n" in client.taken()
     assert client.gone
-    assert not stage.service.over.is_set()
+    assert not stage.over
     stage.after(2)
     assert idle_client.gone
-    assert stage.service.over.is_set()
+    assert stage.over
     stage.assert_at_rest()
 
 

@@ -76,7 +76,8 @@ def test_nothing_is_tried_after_the_deadline(now: float, allowed: bool, failure:
 
 @pytest.mark.parametrize("failure", Failure)
 def test_a_failure_is_a_gateway_s_answer(failure: Failure) -> None:
-    assert failure.status == (504 if failure in (Failure.SILENT, Failure.STALLED) else 502)
+    late = failure in (Failure.SILENT, Failure.STALLED, Failure.DOWN)
+    assert failure.status == (504 if late else 502)
 
 
 def taken(budget: Budget, requests: int, now: float) -> int:

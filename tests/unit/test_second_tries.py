@@ -141,30 +141,44 @@ def served(stage: Stage) -> None:
     stage.run()
 
 
-def test_an_ejection_is_not_ended_by_the_timer_of_one_that_a_success_ended() -> None:
+def test_a_connect_that_works_ends_an_ejection_for_failed_ones_but_not_the_next_ejection() -> None:
     stage = Stage()
     (endpoint,) = stage.endpoints
-    refused(stage)
+    refused(stage)  # for a second
     assert endpoint.ejected
     stage.after(0.5)
     served(stage)
+    stage.beat()
     assert not endpoint.ejected
-    refused(stage)
-    stage.after(0.75)
+    refused(stage)  # for two seconds
+    stage.after(1.75)
     assert endpoint.ejected
     stage.after(0.5)
     assert not endpoint.ejected
     stage.assert_at_rest()
 
 
-def test_an_ejection_is_not_ended_by_the_timer_of_one_before_it() -> None:
-    """The sweep is behind the timers: an ejection may begin before the timer of the one before it."""
+def test_an_ejection_ends_at_the_first_beat_after_its_time() -> None:
     stage = Stage()
     (endpoint,) = stage.endpoints
-    stage.loop.now_s += 0.2  # the next tick is yet to come
-    refused(stage)  # for a second, by the clock of the last tick
-    stage.after(0.85)
+    refused(stage)  # for a second
+    stage.loop.now_s += 0.99
+    stage.beat()
+    assert endpoint.ejected
+    stage.loop.now_s += 0.02
+    assert endpoint.ejected
+    stage.beat()
+    assert not endpoint.ejected
+    stage.assert_at_rest()
+
+
+def test_the_end_of_an_ejection_does_not_end_the_one_that_has_begun_since() -> None:
+    stage = Stage()
+    (endpoint,) = stage.endpoints
+    refused(stage)  # for a second
+    stage.loop.now_s += 1.01  # the beat that would end it is yet to come
     refused(stage)  # for two seconds
+    stage.beat()
     stage.after(1.75)
     assert endpoint.ejected
     stage.after(0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -42,7 +43,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_two_nodes_a_protocol_and_a_listener_are_all_that_is_needed() -> None:
     settings = load(None, MINIMAL)
-    assert settings.workers == 1
+    assert settings.workers == "auto"
     assert settings.grace == 30.0
     assert settings.services["web"].listen == [Address("", 8080)]
     assert settings.services["web"].timeouts.head == 10.0
@@ -113,7 +114,7 @@ def test_settings_may_come_from_the_environment_alone(monkeypatch: pytest.Monkey
     monkeypatch.setenv("TRACKPROXY_SERVICES", '{"web": {"protocol": "http", "listen": [":80"]}}')
     monkeypatch.setenv("TRACKPROXY_SERVICES__WEB__BALANCE", "source_hash")
     settings = load()
-    assert endpoints_of(settings, "web") == [EndpointConfig("a", Address("10.0.0.1", 80), 1, 0, 0)]
+    assert endpoints_of(settings, "web") == [EndpointConfig("a", Address("10.0.0.1", 80), 1, 0, 0, 1.0)]
     assert settings.services["web"].balance == "source_hash"
 
 
@@ -123,20 +124,30 @@ def test_a_service_without_nodes_of_its_own_has_all_of_them() -> None:
 
 
 def test_a_service_may_narrow_and_adjust_its_nodes() -> None:
-    changes = {"priority": 10, "weight": 5, "max_connections": 0, "port": 81}
+    changes = {"priority": 10, "weight": 5, "max_connections": 0, "port": 81, "probe_timeout": 4}
     tree = minimal(nodes={"node2": changes})
-    tree["nodes"]["node2"] |= {"max_connections": 7, "weight": 2}
+    tree["nodes"]["node2"] |= {"max_connections": 7, "weight": 2, "probe_timeout": 3}
     assert endpoints_of(load(None, tree), "web") == [
-        EndpointConfig("node2", Address("172.16.0.2", 81), 5, 10, 0)
+        EndpointConfig("node2", Address("172.16.0.2", 81), 5, 10, 0, 4.0)
     ]
 
 
 def test_a_node_gives_what_the_service_does_not_change() -> None:
     tree = minimal(nodes={"node2": {}})
-    tree["nodes"]["node2"] |= {"max_connections": 7, "weight": 2}
+    tree["nodes"]["node2"] |= {"max_connections": 7, "weight": 2, "probe_timeout": 3}
     assert endpoints_of(load(None, tree), "web") == [
-        EndpointConfig("node2", Address("172.16.0.2", 80), 2, 0, 7)
+        EndpointConfig("node2", Address("172.16.0.2", 80), 2, 0, 7, 3.0)
     ]
+
+
+def test_the_probe_gives_the_timeout_that_neither_node_nor_service_changes() -> None:
+    (first, second) = endpoints_of(load(None, minimal(probe={"timeout": "2s"})), "web")
+    assert (first.probe_timeout_s, second.probe_timeout_s) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize("workers", ["auto", 0, 1, 2, 256])
+def test_workers_are_as_many_as_there_are_cpus_or_as_one_says(workers: object) -> None:
+    assert load(None, minimal() | {"workers": workers}).workers == workers
 
 
 def _ports() -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -171,6 +182,6 @@ def test_the_list_of_settings_shows_defaults_as_a_file_would_hold_them() -> None
 
 def test_every_setting_is_described_by_one_sentence() -> None:
     rows = [row for row in explain(Settings) if row and not row.startswith("#")]
-    meanings = [row.split(None, 2)[2] for row in rows]
+    meanings = [re.split(r"\s{2,}", row, maxsplit=2)[2] for row in rows]
     assert [meaning for meaning in meanings if not meaning.endswith(".")] == []
     assert len({row.index(meaning) for row, meaning in zip(rows, meanings, strict=True)}) == 1

@@ -47,7 +47,8 @@ def path(tmp_path: Path) -> Path:
         (
             NODES + WEB + "zzz = 1\n",
             "t.toml:6: services.web.zzz: unknown key, known here: protocol, listen, balance, "
-            "trusted_proxies, max_body, forwarded, via, timeouts, retry, limits, queue, keepalive, nodes",
+            "trusted_proxies, max_body, forwarded, via, slow_start, panic_threshold, probe, outliers, timeouts, "
+            "retry, limits, queue, keepalive, nodes",
         ),
         ("worker = 1\n" + NODES + WEB, 't.toml:1: worker: unknown key, did you mean "workers"?'),
         ("_env_file = 1\n" + NODES + WEB, "t.toml:1: _env_file: unknown key, known here: "),
@@ -105,10 +106,10 @@ def test_a_multi_line_list_counts_as_its_first_line_and_those_after_it_as_theirs
 
 def test_every_problem_is_listed_in_the_order_of_the_file(path: Path) -> None:
     found = problems_in(
-        path, "workers = 2\n" + NODES + WEB + "forwarded = 5\n[services.web.queue]\nsize = -1\n"
+        path, "workers = -2\n" + NODES + WEB + "forwarded = 5\n[services.web.queue]\nsize = -1\n"
     )
     assert found == [
-        "t.toml:1: workers: this release serves from one process: must be 1, not 2",
+        't.toml:1: workers: must be "auto" or a whole number from 0 to 256, not -2',
         "t.toml:7: services.web.forwarded: must be true or false, not 5",
         "t.toml:9: services.web.queue.size: must be a whole number from 0 to 1000000, not -1",
     ]
@@ -142,6 +143,14 @@ def test_every_problem_is_listed_in_the_order_of_the_file(path: Path) -> None:
         ({"timeouts": {"idle": 0}}, "longer than 0 and at most 7 days, not 0"),
         ({"retry": {"tries": 11}}, "retry.tries: must be a whole number from 1 to 10, not 11"),
         ({"retry": {"tries": True}}, "retry.tries: must be a whole number from 1 to 10, not true"),
+        ({"retry": {"statuses": [404]}}, "retry.statuses[0]: must be a whole number from 500 to 599, not 404"),
+        ({"panic_threshold": 101}, "panic_threshold: must be a whole number from 0 to 100, not 101"),
+        ({"slow_start": -1}, "slow_start: must be"),
+        ({"probe": {"type": "ping"}}, 'probe.type: must be "http", "tcp" or "off", not "ping"'),
+        ({"probe": {"path": "health"}}, 'probe.path: must be a path such as "/health"'),
+        ({"probe": {"expect": []}}, "probe.expect: needs at least one entry"),
+        ({"probe": {"expect": ["2xx"]}}, "probe.expect[0]: must be a status or a range of them"),
+        ({"outliers": {"ejection": 0}}, "outliers.ejection: must be a duration"),
         ({"trusted_proxies": ["10.1.2.3/8"]}, 'did you mean "10.0.0.0/8"?'),
         (
             {"trusted_proxies": ["lan"]},
@@ -161,9 +170,15 @@ def test_a_wrong_service_gets_one_sentence(service: dict[str, Any], sentence: st
     assert sentence in problem_of(minimal(**service))
 
 
-@pytest.mark.parametrize("workers", ["auto", 2, -1, True, 1.5])
-def test_more_than_one_process_is_refused_as_not_of_this_release(workers: object) -> None:
-    assert "this release serves from one process: must be 1" in problem_of(minimal() | {"workers": workers})
+@pytest.mark.parametrize("workers", ["", "many", 257, -1, True, 1.5, None])
+def test_a_number_of_processes_that_makes_no_sense_is_refused(workers: object) -> None:
+    sentence = 'workers: must be "auto" or a whole number from 0 to 256, not '
+    assert sentence in problem_of(minimal() | {"workers": workers})
+
+
+@pytest.mark.parametrize("folder", ["state", "./state", "~/state"])
+def test_a_state_folder_has_an_absolute_path(folder: str) -> None:
+    assert "state_dir: must be an absolute path, not" in problem_of(minimal() | {"state_dir": folder})
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-a", "ä", "a" * 64, "a/b"])

@@ -1,7 +1,6 @@
 """The cluster as the supervisor knows it: what operators, probes and time say of nodes and endpoints.
 
-An endpoint is the same one across reloads and upgrades as long as its service, node and address are. What is
-known of it is written on the board of each generation of workers that still runs.
+What is known of an endpoint is written on the board of each generation of workers that still runs.
 """
 
 from __future__ import annotations
@@ -10,19 +9,19 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 
-from trackproxy.board import GAUGES, ROW, Board, Counter, State
+from trackproxy.board import Board, State
 from trackproxy.control.memory import recall, remember
+from trackproxy.control.sharing import lease_first
+from trackproxy.control.views import Key, Row, View, Watched, left, totals
 from trackproxy.health.checker import Checker
 from trackproxy.health.probes import Result, make_prober
 from trackproxy.health.slow_start import share as share_of_weight
 from trackproxy.health.verdict import Verdict
-from trackproxy.pool.leases import first_shares, share
 from trackproxy.pool.nodes import AdminState
 from trackproxy.pool.panic import panics
 from trackproxy.settings import EndpointConfig, ServiceSettings, Settings, endpoints_of
@@ -31,53 +30,6 @@ log = logging.getLogger(__name__)
 
 ADMIN_NUMBERS = {AdminState.READY: 0, AdminState.DRAIN: 1, AdminState.DISABLED: 2}
 UP, DOWN, STARTING = range(3)
-
-
-class Key(NamedTuple):
-    """What makes an endpoint the same one."""
-
-    service: str
-    node: str
-    address: str
-
-    def __str__(self) -> str:
-        return " ".join(self)
-
-
-@dataclass(slots=True, eq=False)
-class Watched:
-    """What is known of one endpoint.
-
-    back: when it came back, for slow start; in the loop's seconds. pardons, ends: see the board's State.
-    carried: totals of workers whose generation is gone.
-    """
-
-    key: Key
-    verdict: Verdict
-    back: float = -1e9
-    pardons: int = 0
-    ends: int = 0
-    carried: list[int] = field(default_factory=lambda: [0] * ROW)
-    checker: Checker | None = None
-    probed_as: object = None
-    task: asyncio.Task[None] | None = None
-
-
-class Row(NamedTuple):
-    """One endpoint on the board of one generation."""
-
-    watched: Watched
-    config: EndpointConfig
-    service: ServiceSettings
-
-
-@dataclass(slots=True, eq=False)
-class View:
-    """The board of one generation of workers, and what its rows stand for."""
-
-    board: Board
-    rows: list[Row]
-    settings: Settings
 
 
 class Cluster:
@@ -154,7 +106,7 @@ class Cluster:
         rows = self.rows_of(settings)
         await self._find_out(rows)
         view = View(Board.create(len(rows), max(workers, 1)), rows, settings)
-        self._lease_first(view)
+        lease_first(view, {*self._watched})
         self._write(view)
         return view
 
@@ -173,9 +125,7 @@ class Cluster:
         """The workers of VIEW are gone: keep their totals."""
         if view in self.views:
             self.views.remove(view)
-            for index, row in enumerate(view.rows):
-                for cell, count in enumerate(view.board.totals(index)):
-                    row.watched.carried[cell] += 0 if cell in GAUGES else count
+            view.carry()
             self._forget()
         view.board.close()
 
@@ -372,58 +322,6 @@ class Cluster:
 
     # --- time ---
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether `share_out` has anything to do."""
-        return len(self.views) > 1 or any(row.config.max_connections for row in self.rows())
-
-    def share_out(self) -> None:
-        """Tell each generation what others have open, and share limits out; to be called at each beat."""
-        places = self._places()
-        for key, where in places.items():
-            if len(self.views) > 1:
-                active = [
-                    sum(view.board.counters(n, index)[Counter.ACTIVE] for n in range(view.board.workers))
-                    for view, index in where
-                ]
-                for (view, index), own in zip(where, active, strict=True):
-                    view.board.state(index)[State.ELSEWHERE] = sum(active) - own
-            limit = self._limits().get(key, 0)
-            if limit:
-                self._share(limit, where)
-
-    def _places(self) -> dict[Key, list[tuple[View, int]]]:
-        places: dict[Key, list[tuple[View, int]]] = {}
-        for view in self.views:
-            for index, row in enumerate(view.rows):
-                places.setdefault(row.watched.key, []).append((view, index))
-        return places
-
-    def _limits(self) -> dict[Key, int]:
-        return {row.watched.key: row.config.max_connections for row in self.rows()}
-
-    def _share(self, limit: int, where: list[tuple[View, int]]) -> None:
-        cells = [(view.board, n, index) for view, index in where for n in range(view.board.workers)]
-        leases = [max(board.leases(n)[index], 0) for board, n, index in cells]
-        claims = [max(board.claims(n)[index], 0) for board, n, index in cells]
-        wants = [board.wants(n)[index] for board, n, index in cells]
-        for (board, n, index), lease in zip(cells, share(limit, leases, claims, wants), strict=True):
-            board.leases(n)[index] = lease or -1
-
-    def _lease_first(self, view: View) -> None:
-        """Start with even parts, or with none while another generation holds them."""
-        for index, row in enumerate(view.rows):
-            if not row.config.max_connections:
-                continue
-            workers = view.board.workers
-            parts = (
-                [0] * workers
-                if row.watched.key in self._watched
-                else first_shares(row.config.max_connections, workers)
-            )
-            for number, part in enumerate(parts):
-                view.board.leases(number)[index] = part or -1
-
     def pass_time(self) -> None:
         """Let weights grow that are on their way up; to be called about once a second."""
         now = asyncio.get_running_loop().time()
@@ -434,25 +332,11 @@ class Cluster:
 
     def left(self, nodes: Iterable[str]) -> dict[str, dict[str, int]]:
         """Return what is open on each of these NODES: requests, tunnels, idle connections."""
-        wanted = {node: {"requests": 0, "tunnels": 0, "idle": 0} for node in nodes}
-        for view in self.views:
-            for index, row in enumerate(view.rows):
-                if row.config.node in wanted:
-                    totals, left = view.board.totals(index), wanted[row.config.node]
-                    left["requests"] += totals[Counter.ACTIVE] - totals[Counter.TUNNELS]
-                    left["tunnels"] += totals[Counter.TUNNELS]
-                    left["idle"] += totals[Counter.IDLE]
-        return wanted
+        return left(self.views, nodes)
 
-    def totals(self) -> Mapping[Key, list[int]]:
+    def totals(self) -> dict[Key, list[int]]:
         """Return the counters of each endpoint over all workers that ever ran, by the board's Counter."""
-        added = {key: list(watched.carried) for key, watched in self._watched.items()}
-        for view in self.views:
-            for index, row in enumerate(view.rows):
-                sums = added[row.watched.key]
-                for cell, count in enumerate(view.board.totals(index)):
-                    sums[cell] += count
-        return added
+        return totals(self.views, self._watched.values())
 
     def stop(self) -> None:
         """Probe no more."""

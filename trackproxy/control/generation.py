@@ -9,8 +9,8 @@ from typing import Protocol
 
 from trackproxy.board import Process
 from trackproxy.control.children import Child
-from trackproxy.control.cluster import View
 from trackproxy.control.listeners import Listeners
+from trackproxy.control.views import View
 from trackproxy.errors import StartFailed
 from trackproxy.orders import Order
 from trackproxy.settings import Settings

@@ -135,9 +135,10 @@ async def try_out() -> None:
         async with asyncio.timeout(TRIAL_S):
             _, said = await trial.communicate()
     except TimeoutError as error:
-        trial.kill()
-        await trial.wait()
         raise UpgradeFailed(f"the new program does not start within {TRIAL_S:g} s") from error
+    finally:
+        if trial.returncode is None:
+            trial.kill()
     if trial.returncode:
         last = said.decode(errors="replace").strip().splitlines()[-1:]
         raise UpgradeFailed(

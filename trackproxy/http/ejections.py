@@ -43,13 +43,11 @@ class Ejections:
 
     def failed(self, endpoint: Endpoint, cause: Cause, detail: str = "") -> None:
         """Take a failure of ENDPOINT; eject it if that was one too many."""
-        now = self._sweep.time()
-        ejection_s = self.outliers[endpoint].failed(cause, now)
+        now, endpoints = self._sweep.time(), self._balancer.endpoints
+        out = sum(other.ejected for other in endpoints)
+        may = may_eject(out, len(endpoints), self._rules.max_ejected, cause)
+        ejection_s = self.outliers[endpoint].failed(cause, now, may=may)
         if ejection_s is None:
-            return
-        out = sum(other.ejected for other in self._balancer.endpoints)
-        if not may_eject(out, len(self._balancer.endpoints), self._rules.max_ejected, cause):
-            self.alert(endpoint)
             return
         log.warning(
             "%s: node %s (%s): %s%s; left out for %g s",
@@ -73,7 +71,9 @@ class Ejections:
 
     def connected(self, endpoint: Endpoint) -> None:
         """Take a connect that worked."""
-        self.outliers[endpoint].connected(self._sweep.time())
+        outlier = self.outliers[endpoint]
+        if outlier.connected(self._sweep.time()) and not outlier.until:
+            endpoint.cells[Counter.EJECTED_UNTIL] = 0
 
     def pardon(self, endpoint: Endpoint) -> None:
         """A probe was good: end our own ejection of ENDPOINT, unless probes know nothing of what is wrong."""

@@ -330,10 +330,11 @@ class Service:
         self._resend(edge, request, other)
         return True
 
-    def settle(self, request: Request) -> None:
-        """An endpoint has answered well what others answered with errors."""
-        for endpoint in request.doubted:
-            self.ejections.failed(endpoint, Cause.STATUS, "another node answered better")
+    def answered_well(self, request: Request, endpoint: Endpoint) -> None:
+        """ENDPOINT, or others before it, had failed, and now it has answered: that settles who is to blame."""
+        self.ejections.succeeded(endpoint)
+        for other in request.doubted:
+            self.ejections.failed(other, Cause.STATUS, "another node answered better")
 
     def connect_failed(self, edge: Edge, request: Request, endpoint: Endpoint, error: ConnectFailed) -> None:
         """A connect failed: hold it against the endpoint, and try another one for REQUEST."""

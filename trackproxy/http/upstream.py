@@ -20,8 +20,10 @@ from trackproxy.http.heads import CLOSE, HEAD_END, Answer, Request, read_answer,
 from trackproxy.http.retry import Failure
 
 # As plain numbers: they are read for every answer.
-FIRST_BYTE = int(Counter.FIRST_BYTE)
-DURATION = int(Counter.DURATION)
+CLASSES = int(Counter.STATUS_1XX) - 1
+WHOLE, WHOLE_SUM_US = int(Counter.WHOLE), int(Counter.WHOLE_SUM_US)
+FIRST_BYTE, FIRST_BYTE_SUM_US = int(Counter.FIRST_BYTE), int(Counter.FIRST_BYTE_SUM_US)
+DURATION, DURATION_SUM_US = int(Counter.DURATION), int(Counter.DURATION_SUM_US)
 
 if TYPE_CHECKING:
     from trackproxy.http.channel import Channel
@@ -36,12 +38,14 @@ class Upstream(asyncio.Protocol):
 
     __slots__ = (
         "_buffer",
+        "_cells",
         "_channel",
         "_chunks_out",
         "_held",
         "_in_body",
         "_interim",
         "_left",
+        "_outlier",
         "_reader",
         "_reusable",
         "_sent",
@@ -59,6 +63,8 @@ class Upstream(asyncio.Protocol):
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._cells = channel.cells
+        self._outlier = channel.outlier
         self._service = channel.service
         self.edge: Edge | None = None
         self.request: Request | None = None
@@ -158,13 +164,17 @@ class Upstream(asyncio.Protocol):
         length = 0 if request.method == b"HEAD" else answer.length
         if answer.status >= 500 and self._ask_elsewhere(edge, request, answer.status, length == len(body)):
             return
-        self._count_answer(answer.status)
+        if answer.status < 500 and (self._outlier.failures or request.doubted):
+            self._service.answered_well(request, self._channel.endpoint)
+        self._cells[CLASSES + answer.status // 100] += 1
         if 0 <= length <= len(body):
+            self._count_time(WHOLE, WHOLE_SUM_US)
             edge.transport.write(b"".join((answer.head, request.ending, body[:length])))
             self._finish(clean=length == len(body))
             return
         self._left = length
         framing = self._open_ended(request) if length < 0 else b""
+        self._count_time(FIRST_BYTE, FIRST_BYTE_SUM_US)
         request.answered = True
         self._in_body = True
         self._buffer = b""
@@ -179,7 +189,8 @@ class Upstream(asyncio.Protocol):
         if not self._service.asks_elsewhere(edge, request, status):
             edge.upstream = self
             return False
-        self._count_answer(status)
+        self._cells[CLASSES + status // 100] += 1
+        self._count_time(WHOLE, WHOLE_SUM_US)
         self.edge = self.request = None
         if whole and self._reusable:
             self._reset()
@@ -188,17 +199,11 @@ class Upstream(asyncio.Protocol):
             self._drop()
         return True
 
-    def _count_answer(self, status: int) -> None:
-        """Count the head of an answer, and hold it for or against the endpoint."""
-        cells, took_s = self._channel.cells, monotonic() - self._sent
-        cells[Counter.STATUS_1XX - 1 + status // 100] += 1
-        cells[FIRST_BYTE + bisect_left(BUCKETS_S, took_s)] += 1
-        cells[Counter.FIRST_BYTE_SUM_US] += int(took_s * 1e6)
-        if status < 500:
-            if self._channel.outlier.failures:
-                self._service.ejections.succeeded(self._channel.endpoint)
-            if self.request is not None and self.request.doubted:
-                self._service.settle(self.request)
+    def _count_time(self, histogram: int, sum_us: int) -> None:
+        """Count the time since the request was sent."""
+        took_s = monotonic() - self._sent
+        self._cells[histogram + bisect_left(BUCKETS_S, took_s)] += 1
+        self._cells[sum_us] += int(took_s * 1e6)
 
     def _open_ended(self, request: Request) -> bytes:
         """Prepare for a body of unknown length; return the line that frames it for the client."""
@@ -251,7 +256,7 @@ class Upstream(asyncio.Protocol):
             self._fail(Failure.MALFORMED, "a switch to a protocol that nobody asked for")
             return
         edge.transport.write(b"%b%b\r\n%b" % (answer.head, switch_lines(protocol), rest))
-        self._count_answer(answer.status)
+        self._cells[CLASSES + answer.status // 100] += 1
         self._leave()
         self.edge = self.request = None
         self._service.open_tunnel(edge, request, self.transport)
@@ -295,9 +300,8 @@ class Upstream(asyncio.Protocol):
         edge, request = self.edge, self.request
         assert edge is not None
         assert request is not None
-        cells, took_s = self._channel.cells, monotonic() - self._sent
-        cells[DURATION + bisect_left(BUCKETS_S, took_s)] += 1
-        cells[Counter.DURATION_SUM_US] += int(took_s * 1e6)
+        if self._in_body:
+            self._count_time(DURATION, DURATION_SUM_US)
         self.edge = self.request = None
         unsent = request.body is not None and self.transport.get_write_buffer_size()
         if clean and self._reusable and not unsent:

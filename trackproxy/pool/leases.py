@@ -27,15 +27,22 @@ def first_shares(limit: int, workers: int) -> list[int]:
     return _parts(limit, [limit] * workers, [0] * workers)
 
 
-def share(limit: int, leases: Sequence[int], claims: Sequence[int], wants: Sequence[int]) -> list[int]:
+def share(
+    limit: int,
+    leases: Sequence[int],
+    claims: Sequence[int],
+    wants: Sequence[int],
+    prefer: Sequence[int] | None = None,
+) -> list[int]:
     """Return the next leases; call it again and again for as long as they change or anything is wanted.
 
     Each worker shall have its fair part of what is wanted (max-min: nobody gets more by others getting less
     than it), and what nobody wants is spread evenly on top, so that the next request finds room anywhere.
+    prefer: who gets what does not divide, highest first; unless told otherwise, who has most already.
     Counts are plain here: a lease of 0 is no connection. Only running workers may be among them, since a
     raise is not taken back before it was answered.
     """
-    aims, targets = _targets(limit, leases, wants)
+    aims, targets = _targets(limit, leases, wants, prefer or leases)
     held = [max(lease, claim) for lease, claim in zip(leases, claims, strict=True)]
     raised = held
     for wished in (aims, targets):  # who lacks what it wants comes before what is only handy
@@ -47,12 +54,14 @@ def share(limit: int, leases: Sequence[int], claims: Sequence[int], wants: Seque
     ]
 
 
-def _targets(limit: int, leases: Sequence[int], wants: Sequence[int]) -> tuple[list[int], list[int]]:
+def _targets(
+    limit: int, leases: Sequence[int], wants: Sequence[int], prefer: Sequence[int]
+) -> tuple[list[int], list[int]]:
     """Return the fair parts of what is wanted, and the same with the rest spread on top.
 
     What does not divide stays with who has it, so that targets rest when wants do.
     """
-    aims = _parts(limit, wants, leases)
+    aims = _parts(limit, wants, prefer)
     rest = limit - sum(aims)
     above = [lease - aim for lease, aim in zip(leases, aims, strict=True)]
     spare = _parts(rest, [rest] * len(aims), above)

@@ -1,0 +1,90 @@
+"""Drains: nodes on their way out. One verb with an end: no new clients, then nothing, then disabled.
+
+A drain ends when nothing is open on the node any more, or at its deadline; what is left then is closed, and
+requests that may be sent again go elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trackproxy.control.cluster import Cluster
+from trackproxy.pool.nodes import AdminState
+from trackproxy.step import BEAT_S
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 4 * BEAT_S  # by then every worker has followed, and has told what it has
+
+Sticky = Literal["keep", "move"]
+
+
+@dataclass(slots=True, eq=False)
+class Drain:
+    """One node's way out.
+
+    deadline: in the loop's seconds. sticky: whether clients that belong to the node keep coming to it until
+    then, or move. outcome: how it ended, "empty", "deadline" or "ended otherwise"; None while it lasts.
+    """
+
+    node: str
+    deadline: float
+    sticky: Sticky
+    outcome: str | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def end(self, outcome: str) -> None:
+        """Note how it ended; whoever waits for `over` goes on."""
+        if self.outcome is None:
+            self.outcome = outcome
+            self.over.set()
+
+
+class Drains:
+    """The drains that are under way, and how the last one of each node ended."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.of: dict[str, Drain] = {}
+
+    def begin(self, node: str, timeout_s: float, sticky: Sticky = "keep") -> Drain:
+        """Begin to drain NODE, or set another deadline; raises KeyError if there is no such node."""
+        self._cluster.set_state(node, AdminState.DRAIN)
+        self.forget(node)
+        drain = self.of[node] = Drain(node, asyncio.get_running_loop().time() + timeout_s, sticky)
+        self._tasks[node] = asyncio.create_task(self._carry_out(drain), name=f"drain of {node}")
+        return drain
+
+    def forget(self, node: str) -> None:
+        """Somebody has decided otherwise."""
+        if node in self._tasks:
+            self._tasks.pop(node).cancel()
+            self.of[node].end("ended otherwise")
+
+    def time_left(self, node: str) -> float | None:
+        """Return the seconds until the drain of NODE ends; None if there is none."""
+        drain = self.of.get(node)
+        if drain is None or drain.outcome is not None:
+            return None
+        return max(drain.deadline - asyncio.get_running_loop().time(), 0.0)
+
+    async def _carry_out(self, drain: Drain) -> None:
+        time, node = asyncio.get_running_loop().time, drain.node
+        while True:
+            await asyncio.sleep(min(LOOK_S, max(drain.deadline - time(), 0.0)))
+            left = self._cluster.left([node])[node]
+            open_ = left["requests"] + left["tunnels"]
+            if not open_ or time() >= drain.deadline:
+                break
+        self._cluster.set_state(node, AdminState.DISABLED)
+        self._cluster.end(node)
+        if open_:
+            log.warning(
+                "node %s: %d requests and tunnels were still open at the drain's deadline", node, open_
+            )
+        del self._tasks[node]
+        drain.end("deadline" if open_ else "empty")

@@ -1,0 +1,93 @@
+"""Views: the boards of the generations that run, what their rows stand for, and what their workers count.
+
+An endpoint is the same one across reloads and upgrades as long as its service, node and address are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from trackproxy.board import GAUGES, ROW, Board, Counter
+from trackproxy.health.checker import Checker
+from trackproxy.health.verdict import Verdict
+from trackproxy.settings import EndpointConfig, ServiceSettings, Settings
+
+
+class Key(NamedTuple):
+    """What makes an endpoint the same one."""
+
+    service: str
+    node: str
+    address: str
+
+    def __str__(self) -> str:
+        return " ".join(self)
+
+
+@dataclass(slots=True, eq=False)
+class Watched:
+    """What is known of one endpoint.
+
+    back: when it came back, for slow start; in the loop's seconds. pardons, ends: see the board's State.
+    carried: totals of workers whose generation is gone.
+    """
+
+    key: Key
+    verdict: Verdict
+    back: float = -1e9
+    pardons: int = 0
+    ends: int = 0
+    carried: list[int] = field(default_factory=lambda: [0] * ROW)
+    checker: Checker | None = None
+    probed_as: object = None
+    task: asyncio.Task[None] | None = None
+
+
+class Row(NamedTuple):
+    """One endpoint on the board of one generation."""
+
+    watched: Watched
+    config: EndpointConfig
+    service: ServiceSettings
+
+
+@dataclass(slots=True, eq=False)
+class View:
+    """The board of one generation of workers, and what its rows stand for."""
+
+    board: Board
+    rows: list[Row]
+    settings: Settings
+
+    def carry(self) -> None:
+        """Add the totals of its workers, which are gone, to what is known of each endpoint."""
+        for index, row in enumerate(self.rows):
+            for cell, count in enumerate(self.board.totals(index)):
+                row.watched.carried[cell] += 0 if cell in GAUGES else count
+
+
+def left(views: Iterable[View], nodes: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Return what is open on each of these NODES: requests, tunnels, idle connections."""
+    wanted = {node: {"requests": 0, "tunnels": 0, "idle": 0} for node in nodes}
+    for view in views:
+        for index, row in enumerate(view.rows):
+            if row.config.node in wanted:
+                counts, open_ = view.board.totals(index), wanted[row.config.node]
+                open_["requests"] += counts[Counter.ACTIVE] - counts[Counter.TUNNELS]
+                open_["tunnels"] += counts[Counter.TUNNELS]
+                open_["idle"] += counts[Counter.IDLE]
+    return wanted
+
+
+def totals(views: Iterable[View], known: Iterable[Watched]) -> dict[Key, list[int]]:
+    """Return the counters of each endpoint over all workers that ever ran, by the board's Counter."""
+    added = {watched.key: list(watched.carried) for watched in known}
+    for view in views:
+        for index, row in enumerate(view.rows):
+            sums = added[row.watched.key]
+            for cell, count in enumerate(view.board.totals(index)):
+                sums[cell] += count
+    return added
