@@ -128,7 +128,12 @@ def overrides(listen: str, balance: str, sockets: list[socket.socket]) -> dict[s
     """Return the settings that put one service in front of the nodes."""
     ports = [listener.getsockname()[1] for listener in sockets]
     nodes = {name: {"address": f"127.0.0.1:{port}"} for name, port in zip(NODES, ports, strict=True)}
-    return {"nodes": nodes, "services": {"web": {"protocol": "http", "listen": [listen], "balance": balance}}}
+    # One worker, so that the nodes come in turn; each worker takes turns of its own.
+    return {
+        "workers": 1,
+        "nodes": nodes,
+        "services": {"web": {"protocol": "http", "listen": [listen], "balance": balance}},
+    }
 
 
 def banner(listen: str) -> str:

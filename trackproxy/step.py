@@ -1,6 +1,7 @@
 """Keeps a worker's services in step with the board: tells what it has, and follows what others say.
 
-`take` is called every BEAT_S, so that each side sees the other's cells at most two beats late.
+`take` is called every BEAT_S, so that each side sees the other's cells at most two beats late; less often
+while there is no client.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from dataclasses import dataclass
 
 from trackproxy.board import Board, Counter, Process, State
 from trackproxy.http.service import Service
+from trackproxy.http.upstream import Upstream
 from trackproxy.pool.endpoints import Endpoint, Health
 from trackproxy.pool.nodes import AdminState
 
 BEAT_S = 0.025
+IDLE_BEAT_S = 0.1
 
 ADMIN_STATES = (AdminState.READY, AdminState.DRAIN, AdminState.DISABLED)  # by their number on the board
 HEALTHS = (Health.UP, Health.DOWN, Health.STARTING)
@@ -29,13 +32,14 @@ TOTALS = (
 class _Seat:
     """One endpoint in its place on the board.
 
-    total: as last told. pardons, ends: as last seen.
+    idle: its idle connections. told: its gauges and its total, as last told. pardons, ends: as last seen.
     answers: how many it has given; since: when that was noticed, seconds.
     """
 
     service: Service
     endpoint: Endpoint
-    total: int = 0
+    idle: list[Upstream]
+    told: tuple[int, int, int, int] = (0, 0, 0, 0)
     pardons: int = 0
     ends: int = 0
     answers: int = 0
@@ -49,7 +53,11 @@ class Step:
         self._board = board
         self._number = number
         self._services = services
-        self._seats = [_Seat(service, endpoint) for service in services for endpoint in service.endpoints]
+        self._seats = [
+            _Seat(service, endpoint, service.channels[endpoint].idle)
+            for service in services
+            for endpoint in service.endpoints
+        ]
         self._states = [board.state(index) for index in range(len(self._seats))]
         for seat, state in zip(self._seats, self._states, strict=True):
             seat.pardons, seat.ends = state[State.PARDONS], state[State.ENDS]
@@ -74,7 +82,7 @@ class Step:
         if self._looks_elsewhere:
             self._follow_load()
         for seat in self._seats:
-            if seat.endpoint.own:
+            if seat.endpoint.own > seat.endpoint.tunnels:
                 self._listen(seat, now)
             else:
                 seat.since = now
@@ -89,12 +97,13 @@ class Step:
             process[cell] += total - self._told[name]
             self._told[name] = total
         for seat in self._seats:
-            endpoint, cells = seat.endpoint, seat.endpoint.cells
-            cells[Counter.ACTIVE] = endpoint.own
-            cells[Counter.TUNNELS] = endpoint.tunnels
-            cells[Counter.IDLE] = len(seat.service.channels[endpoint].idle)
-            cells[Counter.TOTAL] += endpoint.total - seat.total
-            seat.total = endpoint.total
+            endpoint = seat.endpoint
+            now = (endpoint.own, endpoint.tunnels, len(seat.idle), endpoint.total)
+            if now != seat.told:
+                cells = endpoint.cells
+                cells[Counter.ACTIVE], cells[Counter.TUNNELS], cells[Counter.IDLE] = now[:3]
+                cells[Counter.TOTAL] += endpoint.total - seat.told[3]
+                seat.told = now
 
     # --- what the supervisor says ---
 

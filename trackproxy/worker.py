@@ -24,7 +24,7 @@ from trackproxy.http.service import Service
 from trackproxy.pool.endpoints import Endpoint
 from trackproxy.pool.nodes import Node
 from trackproxy.settings import ServiceSettings, Settings, endpoints_of
-from trackproxy.step import BEAT_S, Step
+from trackproxy.step import BEAT_S, IDLE_BEAT_S, Step
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +170,8 @@ class Worker:
         self._sweep.tick()
 
     def _beat(self) -> None:
-        self._timers["beat"] = self._loop.call_later(BEAT_S, self._beat)
+        idle = not any(service.open for service in self.services.values())
+        self._timers["beat"] = self._loop.call_later(IDLE_BEAT_S if idle else BEAT_S, self._beat)
         self._step.take(self._loop.time())
         self._watch_files()
 

@@ -128,12 +128,13 @@ def test_the_first_probe_comes_at_a_random_moment_of_the_first_interval() -> Non
     play(scene)
 
 
-def test_probes_follow_each_other_at_the_interval_with_a_random_tenth() -> None:
+def test_probes_follow_each_other_at_about_the_interval_on_a_common_grid() -> None:
     async def scene() -> None:
         run = Run()
         await run.probed(200)
-        assert 0.9 * INTERVAL_S - ROUNDING_S < min(run.pauses_s) < 0.92 * INTERVAL_S
-        assert 1.08 * INTERVAL_S < max(run.pauses_s) < 1.1 * INTERVAL_S + ROUNDING_S
+        eighths = {round(8 * pause_s / INTERVAL_S, 6) for pause_s in run.pauses_s[1:]}
+        assert eighths == {7, 8, 9}
+        assert sum(run.pauses_s) / len(run.pauses_s) == pytest.approx(INTERVAL_S, rel=0.03)
 
     play(scene)
 
@@ -142,7 +143,7 @@ def test_the_time_a_probe_takes_is_part_of_the_interval() -> None:
     async def scene() -> None:
         run = Run(took_s=1.0)
         await run.probed(20)
-        assert max(run.pauses_s) < 1.1 * INTERVAL_S + ROUNDING_S
+        assert max(run.pauses_s) < 1.2 * INTERVAL_S
 
     play(scene)
 

@@ -90,6 +90,8 @@ class Channel:
             self.service.ejections.connected(self.endpoint)
         if edge.request is request and request.endpoint is self.endpoint:
             upstream.send(edge, request)
+            if edge.stalled:
+                upstream.hold()  # interim answers of another node have filled its buffer
         else:
             self.park(upstream)  # the client went away in the meantime
 

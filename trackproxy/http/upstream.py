@@ -192,8 +192,11 @@ class Upstream(asyncio.Protocol):
         self._cells[CLASSES + status // 100] += 1
         self._count_time(WHOLE, WHOLE_SUM_US)
         self.edge = self.request = None
-        if whole and self._reusable:
+        unsent = request.body is not None and self.transport.get_write_buffer_size()
+        if whole and self._reusable and not unsent:
             self._reset()
+            if self._held:
+                self.release()
             self._channel.park(self)
         else:
             self._drop()
