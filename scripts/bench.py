@@ -23,7 +23,7 @@ from benchlib.children import BenchError
 from benchlib.idle import measure_idle
 from benchlib.load import Load
 from benchlib.machine import Cores, describe_machine, raise_file_limit, split_cores
-from benchlib.peers import PEERS, available
+from benchlib.peers import PEERS, available, with_workers
 from benchlib.rounds import measure_rounds
 from benchlib.soak import measure_soak
 from benchlib.table import (
@@ -87,6 +87,17 @@ def rounds(setting: Setting) -> list[Result]:
     return results
 
 
+def workers(setting: Setting) -> list[Result]:
+    """One worker beside several, on all cores: what a request costs must not depend on their number."""
+    arguments = setting.arguments
+    names = [with_workers(count) for count in sorted({1, arguments.workers})]
+    load = Load(arguments.connections, arguments.seconds)
+    everywhere = Cores("", "")
+    found = measure_rounds(names, load, arguments.rounds, everywhere, setting.folder, names[:1])
+    title = f"Workers: {load.connections} keep-alive connections, all on the same cores; × is CPU per request"
+    return [Result(title, rounds_cells(found, {names[0]: names[0]}), [asdict(row) for row in found])]
+
+
 def soak(setting: Setting) -> list[Result]:
     heads = "varied" if setting.arguments.heads == "varied" else "same"
     found = measure_soak(setting.peers(["trackproxy"]), heads, setting.cores, setting.folder)
@@ -113,6 +124,7 @@ def idle(setting: Setting) -> list[Result]:
 
 MEASUREMENTS: dict[str, Callable[[Setting], list[Result]]] = {
     "rounds": rounds,
+    "workers": workers,
     "soak": soak,
     "bodies": bodies,
     "idle": idle,
@@ -136,6 +148,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--rounds", type=_positive, default=5)
     add("--seconds", type=_positive, default=4, help="length of a proxy's turn in a round")
     add("--quick", action="store_true", help="2 rounds of 2 s")
+    add("--workers", type=_positive, metavar="N", help="compare so many workers with one")
     add("--soak", action="store_true", help="64 and 1,000 connections for 30 s each; fails on any error")
     add(
         "--bodies", action="store_true", help="a large upload and a large download: speed, CPU, memory growth"
@@ -159,8 +172,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def chosen(arguments: argparse.Namespace) -> list[str]:
     """The measurements to make, in order."""
     if arguments.all:
-        return list(MEASUREMENTS)
-    return [name for name in ("soak", "bodies", "idle") if getattr(arguments, name)] or ["rounds"]
+        return [name for name in MEASUREMENTS if name != "workers" or arguments.workers]
+    return [name for name in ("workers", "soak", "bodies", "idle") if getattr(arguments, name)] or ["rounds"]
 
 
 def run(setting: Setting) -> int:

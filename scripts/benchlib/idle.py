@@ -56,6 +56,7 @@ def measure_idle(names: Sequence[str], connections: int, cores: Cores, folder: P
 
 
 def _measure(peer: RunningPeer, after: str, connections: int) -> Idle:
+    time.sleep(SETTLE_S)  # what it starts beside its main process has to be there
     rss, files = rss_bytes(peer.pid), open_files(peer.pid)
     with contextlib.ExitStack() as stack:
         clients = []

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benchlib.children import BenchError, Command, free_ports, running
@@ -47,9 +48,10 @@ class RunningPeer:
     port: int
 
 
-def _trackproxy(site: Site) -> list[str]:
+def _trackproxy(site: Site, workers: int = 1) -> list[str]:
     to = [word for node in site.nodes for word in ("--to", node)]
-    return [str(TRACKPROXY), "serve", "--listen", f"127.0.0.1:{site.port}", *to]
+    listen = f"127.0.0.1:{site.port}"
+    return [str(TRACKPROXY), "serve", "--workers", str(workers), "--listen", listen, *to]
 
 
 def _aiohttp(site: Site) -> list[str]:
@@ -76,6 +78,13 @@ PEERS = {
     "caddy": Peer("Caddy", "caddy", _caddy, {"GOMAXPROCS": "1", "HOME": "."}),
     "aiohttp": Peer("aiohttp proxy", sys.executable, _aiohttp),
 }
+
+
+def with_workers(count: int) -> str:
+    """Add a row for trackproxy with so many workers, and return its name."""
+    name = f"{count} worker" + "s" * (count != 1)
+    PEERS[name] = Peer(f"trackproxy, {name}", str(TRACKPROXY), partial(_trackproxy, workers=count))
+    return name
 
 
 def available(names: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -70,7 +70,14 @@ def take_turn(peer: RunningPeer, load: Load) -> Turn:
     )
 
 
-def measure_rounds(names: Sequence[str], load: Load, rounds: int, cores: Cores, folder: Path) -> list[Row]:
+def measure_rounds(
+    names: Sequence[str],
+    load: Load,
+    rounds: int,
+    cores: Cores,
+    folder: Path,
+    references: Sequence[str] = REFERENCES,
+) -> list[Row]:
     """Start all peers, check and warm each, then `rounds` rounds of turns."""
     with contextlib.ExitStack() as stack:
         nodes = stack.enter_context(running_nodes(folder, cores.load))
@@ -83,16 +90,16 @@ def measure_rounds(names: Sequence[str], load: Load, rounds: int, cores: Cores, 
             for peer in peers:
                 print(f"{load.heads} heads, round {number} of {rounds}: {peer.name}", file=sys.stderr)
                 turns[peer.name].append(take_turn(peer, load))
-    return [_row(peer, turns) for peer in peers]
+    return [_row(peer, turns, references) for peer in peers]
 
 
-def _row(peer: RunningPeer, turns: Mapping[str, list[Turn]]) -> Row:
+def _row(peer: RunningPeer, turns: Mapping[str, list[Turn]], references: Sequence[str]) -> Row:
     own = turns[peer.name]
     times = {
         reference: median(
             mine.total_us / theirs.total_us for mine, theirs in zip(own, turns[reference], strict=True)
         )
-        for reference in REFERENCES
+        for reference in references
         if reference in turns
     }
     return Row(peer.name, peer.title, median_turn(own), own, times)

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from benchlib.bodies import Transfer
 from benchlib.idle import Idle
-from benchlib.rounds import REFERENCES, Row, Turn
+from benchlib.rounds import Row, Turn
 from benchlib.soak import Soaked
 
 TURN_HEADINGS = ["req/s", "p50 ms", "p99 ms", "user µs", "sys µs", "CPU µs/req"]
 Cells = list[str]
+REFERENCE_TITLES = {"haproxy": "HAProxy", "nginx": "nginx"}
 
 
 def render_table(cells: Sequence[Cells], markdown: bool) -> str:
@@ -45,10 +46,11 @@ def _tail_cells(turn: Turn) -> Cells:
     return [f"{turn.core_share:.0%}", f"{turn.rss_mib:.0f}", str(turn.errors)]
 
 
-def rounds_cells(rows: Sequence[Row]) -> list[Cells]:
-    cells = [["proxy", *TURN_HEADINGS, "× HAProxy", "× nginx", "core", "RSS MiB", "errors"]]
+def rounds_cells(rows: Sequence[Row], references: Mapping[str, str] = REFERENCE_TITLES) -> list[Cells]:
+    headings = [f"× {title}" for title in references.values()]
+    cells = [["proxy", *TURN_HEADINGS, *headings, "core", "RSS MiB", "errors"]]
     for row in rows:
-        times = [f"{row.times[name]:.2f}" if name in row.times else "–" for name in REFERENCES]
+        times = [f"{row.times[name]:.2f}" if name in row.times else "–" for name in references]
         cells.append([row.title, *_turn_cells(row.median), *times, *_tail_cells(row.median)])
     return cells
 
