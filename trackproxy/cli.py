@@ -1,20 +1,28 @@
 """The command line: each command loads settings, hands them on, and turns errors into sentences.
 
-Exit codes: 0 for done, 1 for what could not be done (settings, listeners), 2 for wrong usage.
+Exit codes: 0 for done, 1 for what could not be done (settings, listeners, nobody there), 2 for wrong usage,
+3 for a drain that its deadline has ended.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from trackproxy import demo as demo_nodes
+from trackproxy.commands.client import Client, Refused, Unreachable
+from trackproxy.commands.drain import Show, wait
+from trackproxy.commands.place import find_socket
+from trackproxy.commands.table import table
+from trackproxy.control.watch import FileWatch
 from trackproxy.errors import ConfigError, ListenError, StartFailed
 from trackproxy.explain import explain
 from trackproxy.settings import Settings, load
@@ -31,6 +39,17 @@ app = typer.Typer(
 )
 
 ConfigOption = Annotated[Path | None, typer.Option("-c", "--config", help="Settings, a TOML file.")]
+SocketOption = Annotated[
+    Path | None, typer.Option("--socket", help="Where trackproxy answers, if not in its state folder.")
+]
+NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="A node's name in the settings.")]
+
+
+class StickyClients(StrEnum):
+    """What becomes of clients that belong to a node on its way out."""
+
+    KEEP = "keep"
+    MOVE = "move"
 
 
 def main() -> None:
@@ -41,6 +60,8 @@ def main() -> None:
 def _show_version(wanted: bool) -> None:
     if not wanted:
         return
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         typer.echo(f"trackproxy {version('trackproxy')}")
     except PackageNotFoundError:
@@ -67,6 +88,7 @@ def serve(
         str | None,
         typer.Option(help="Processes that serve; auto is one for each CPU, 0 is none of their own."),
     ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Reload when FILE has changed.")] = False,
     trial: Annotated[bool, typer.Option("--trial", hidden=True)] = False,
     take_over: Annotated[int, typer.Option("--take-over", hidden=True)] = 0,
 ) -> None:
@@ -75,11 +97,19 @@ def serve(
         raise typer.BadParameter("give either -c FILE or --listen, --to and --balance, not both")
     if config is None and not (listen and to):
         raise typer.BadParameter("give -c FILE, or --listen and --to, such as --listen :8080 --to node1:80")
+    if watch and config is None:
+        raise typer.BadParameter("there is no file to watch; give -c FILE")
+    file_watch = FileWatch(config) if watch and config else None
     overrides = _quick_form(listen, to, balance) if listen and to else {}
     if workers is not None:
         overrides["workers"] = workers
     load_again = partial(load, config, overrides)
-    start = Start(_load(config, overrides), load_again if config else None, take_over=take_over)
+    start = Start(
+        _load(config, overrides),
+        load_again if config else None,
+        watch=file_watch,
+        take_over=take_over,
+    )
     raise typer.Exit(_serve(start, rehearse if trial else serve_until_stopped))
 
 
@@ -107,6 +137,8 @@ def demo(
     balance: Annotated[str, typer.Option(help="How a node is picked.")] = "round_robin",
 ) -> None:
     """Serve three demo nodes in this process, and show what to try."""
+    from trackproxy import demo as demo_nodes
+
     try:
         banner = demo_nodes.banner(listen)
     except ValueError as error:
@@ -115,6 +147,73 @@ def demo(
         settings = _load(None, demo_nodes.overrides(listen, balance, sockets))
         code = _serve(Start(settings, companion=partial(demo_nodes.running, sockets), banner=banner))
     raise typer.Exit(code)
+
+
+@app.command()
+def reload(config: ConfigOption = None, socket: SocketOption = None) -> None:
+    """Have a running trackproxy read its settings again; if they are wrong, it goes on with the old ones."""
+    with _asking(config, socket) as client:
+        typer.echo(client.reload())
+
+
+@app.command()
+def nodes(
+    config: ConfigOption = None,
+    socket: SocketOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything that is known, as JSON.")] = False,
+) -> None:
+    """Show the nodes of a running trackproxy."""
+    with _asking(config, socket) as client:
+        known = client.nodes()
+    typer.echo(json.dumps(known, indent=2) if as_json else "\n".join(table(known["nodes"])))
+
+
+@app.command()
+def drain(
+    node: NodeArgument,
+    timeout: Annotated[str, typer.Option(help="Until what is left is ended.")] = "30s",
+    sticky: Annotated[
+        StickyClients, typer.Option(help="Whether clients that belong to the node stay until then.")
+    ] = StickyClients.KEEP,
+    waiting: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the node is empty.")] = True,
+    config: ConfigOption = None,
+    socket: SocketOption = None,
+) -> None:
+    """Send no new clients to a node, and disable it once nothing is open there."""
+    with _asking(config, socket) as client:
+        begun = client.drain(node, timeout, sticky)
+        code = wait(client, begun, Show(sys.stdout)) if waiting else 0
+    raise typer.Exit(code)
+
+
+@app.command()
+def disable(node: NodeArgument, config: ConfigOption = None, socket: SocketOption = None) -> None:
+    """Send nothing to a node any more, and probe it no more; what is open there goes on."""
+    with _asking(config, socket) as client:
+        typer.echo("\n".join(table([client.disable(node)])))
+
+
+@app.command()
+def ready(node: NodeArgument, config: ConfigOption = None, socket: SocketOption = None) -> None:
+    """Let a node take part again."""
+    with _asking(config, socket) as client:
+        typer.echo("\n".join(table([client.ready(node)])))
+
+
+@contextmanager
+def _asking(config: Path | None, socket: Path | None) -> Iterator[Client]:
+    """Yield what asks the running trackproxy that is meant; what it refuses is shown as `check` shows it."""
+    try:
+        yield Client(socket or find_socket(config))
+    except (ConfigError, Refused) as error:
+        if error.problems:
+            _show_problems(error.problems)
+        else:
+            typer.echo(f"trackproxy: {error}", err=True)
+        raise typer.Exit(1) from error
+    except Unreachable as error:
+        typer.echo(f"trackproxy: {error}", err=True)
+        raise typer.Exit(1) from error
 
 
 def _quick_form(listen: list[str], to: list[str], balance: str | None) -> dict[str, Any]:
@@ -131,8 +230,12 @@ def _load(config: Path | None, overrides: dict[str, Any] | None = None) -> Setti
     try:
         return load(config, overrides)
     except ConfigError as error:
-        typer.echo("\n".join([*error.problems, _count(len(error.problems), "problem")]), err=True)
+        _show_problems(error.problems)
         raise typer.Exit(1) from error
+
+
+def _show_problems(problems: list[str]) -> None:
+    typer.echo("\n".join([*problems, _count(len(problems), "problem")]), err=True)
 
 
 def _serve(start: Start, how: Callable[[Start], int] = serve_until_stopped) -> int:

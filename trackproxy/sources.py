@@ -15,16 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic_settings import EnvSettingsSource
+from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from trackproxy.errors import ConfigError
 from trackproxy.explain import KeyPath
 
 Tree = dict[str, Any]
 
+PREFIX = "TRACKPROXY_"
+DELIMITER = "__"  # between the keys of a path
+
 
 class Environment(EnvSettingsSource):
     """All variables with the prefix of the settings: a misspelt name must not be overlooked."""
+
+    def __init__(self) -> None:
+        super().__init__(BaseSettings, env_prefix=PREFIX, env_nested_delimiter=DELIMITER)
 
     def __call__(self) -> Tree:
         """Return the tree of all values; lists and tables are written as JSON."""
@@ -40,7 +46,7 @@ class Environment(EnvSettingsSource):
 
     def keys_of(self, name: str) -> list[str]:
         """Return the keys that a variable's name leads through."""
-        return name[len(self.env_prefix) :].lower().split(self.env_nested_delimiter or "__")
+        return name[len(self.env_prefix) :].lower().split(DELIMITER)
 
     def variable_of(self, path: KeyPath) -> str | None:
         """Return the name of the variable that gave the value at a path, or the table around it."""
@@ -53,8 +59,7 @@ class Environment(EnvSettingsSource):
         return next((name.upper() for name in self.env_vars if name.startswith(start)), None)
 
     def _name_of(self, path: KeyPath) -> str:
-        delimiter = self.env_nested_delimiter or "__"
-        return (self.env_prefix + delimiter.join(map(str, path))).lower()
+        return (self.env_prefix + DELIMITER.join(map(str, path))).lower()
 
 
 def _table_in(table: Tree, key: str) -> Tree:

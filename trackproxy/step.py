@@ -6,6 +6,7 @@ while there is no client.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from trackproxy.board import Board, Counter, Process, State
@@ -43,7 +44,7 @@ class _Seat:
     pardons: int = 0
     ends: int = 0
     answers: int = 0
-    since: float = 0.0
+    since: float = math.inf
 
 
 class Step:
@@ -72,7 +73,7 @@ class Step:
 
     def take(self, now: float) -> None:
         """Tell and follow; NOW is on CLOCK_MONOTONIC, in seconds."""
-        self._tell()
+        self.tell()
         version = self._board.version
         if version != self._version:
             self._version = version
@@ -87,7 +88,8 @@ class Step:
             else:
                 seat.since = now
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Write what there is now."""
         process = self._process
         process[Process.HEARTBEAT] += 1
         process[Process.CONNECTIONS] = sum(len(service.open) for service in self._services)
@@ -153,7 +155,7 @@ class Step:
         """Have an endpoint probed that owes answers and gives none; leave it if it is known to be down."""
         service, endpoint, cells = seat.service, seat.endpoint, seat.endpoint.cells
         answers = sum(cells[Counter.STATUS_1XX : Counter.STATUS_5XX + 1])
-        if answers != seat.answers:
+        if answers != seat.answers or seat.since > now:
             seat.answers, seat.since = answers, now
         elif now - seat.since >= service.settings.outliers.silence:
             seat.since = now - service.settings.outliers.silence / 2

@@ -16,9 +16,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import uvloop
 
+from trackproxy.admin.unix_socket import reachable
 from trackproxy.board import Board
 from trackproxy.control.activation import Notifier, activated_sockets
 from trackproxy.control.children import FOR_SUPERVISOR, Child, Spare
@@ -30,7 +32,8 @@ from trackproxy.control.memory import state_folder
 from trackproxy.control.sharing import Sharing
 from trackproxy.control.takeover import Crewed, Handover, become, receive, try_out
 from trackproxy.control.views import View
-from trackproxy.errors import ConfigError, TrackproxyError, UpgradeFailed
+from trackproxy.control.watch import FileWatch
+from trackproxy.errors import ConfigError, StartFailed, TrackproxyError, UpgradeFailed
 from trackproxy.health.probes import open_session
 from trackproxy.logs import log_to_stderr
 from trackproxy.pool.nodes import AdminState
@@ -40,6 +43,7 @@ from trackproxy.worker import raise_file_limit, tune_collector
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Companion = Callable[[], AbstractAsyncContextManager[None]]
 
 MOST_RETIRING = 4  # generations that are on their way out at once; the oldest has to hurry then
@@ -54,6 +58,7 @@ class Start:
     settings: what to serve. load: reads them again for a reload and raises ConfigError; None if they did not
     come from a file. companion: entered in the event loop before the first request, left after the last one.
     banner: printed once clients can connect. take_over: the descriptor that the program before has left.
+    watch: has the settings read again when their file has changed.
     """
 
     settings: Settings
@@ -61,6 +66,7 @@ class Start:
     companion: Companion = nullcontext
     banner: str = ""
     take_over: int = 0
+    watch: FileWatch | None = None
 
 
 def serve(start: Start) -> int:
@@ -83,6 +89,7 @@ async def _serve(start: Start) -> int:
         handover = receive(start.take_over) if start.take_over else None
         supervisor = Supervisor(start, cluster)
         supervisor.heed_signals()
+        await stack.enter_async_context(reachable(supervisor, state_folder(start.settings.state_dir)))
         await supervisor.start(handover)
         await supervisor.stopped.wait()
         await supervisor.stop()
@@ -101,9 +108,10 @@ async def _rehearse(settings: Settings) -> int:
     endpoints = sum(len(endpoints_of(settings, name)) for name in settings.services)
     view = View(Board.create(endpoints, 1), [], settings)
     generation = Generation(0, settings, view, nowhere, 1)
-    await generation.start()
-    generation.end()
-    await generation.over.wait()
+    try:
+        await generation.start()
+    finally:
+        await generation.give_up()
     return 0
 
 
@@ -139,28 +147,39 @@ class Supervisor:
     async def start(self, handover: Handover | None = None) -> None:
         """Open the listeners and serve; raises ListenError or StartFailed.
 
-        After an upgrade the workers of the program before serve on if ours do not start.
+        After an upgrade the workers of the program before serve on if ours do not start. A reload that is
+        asked for meanwhile comes after it.
         """
-        if handover is None:
-            self._listeners = Listeners(by_place(activated_sockets()))
-            await self._switch(self._start.settings)
-        else:
-            self._adopt(handover)
-            try:
-                await self._switch(self._start.settings)
-            except TrackproxyError as error:
-                if not self.generations:
-                    raise
-                log.error("upgraded, but the workers of the program before go on: %s", error)
+        async with self._reloading:
+            await self._begin(handover)
         self._spare.refill(wanted=count_workers(self._start.settings) > 0)
         self._spawn(self._beat(), "beat")
-        self._spawn(self._watch(), "watch")
+        if self._start.watch is not None:
+            self._spawn(self._start.watch.run(self.reload), "watch of the settings' file")
         tune_collector()
         if self._start.banner:
             sys.stdout.write(self._start.banner + "\n")
             sys.stdout.flush()
         self.welcoming = True
         self._notifier.ready(self._status())
+
+    async def _begin(self, handover: Handover | None) -> None:
+        if handover is None:
+            self._listeners = Listeners(by_place(activated_sockets()))
+            given = {*self._listeners.rows}
+            await self._switch(self._start.settings)
+            for place in given - {*self._listeners.rows}:
+                log.warning("the service manager's socket %s fits no listener of the settings", place)
+            self._spawn(self._watch(), "watch")
+            return
+        self._adopt(handover)
+        self._spawn(self._watch(), "watch")
+        try:
+            generation = await self._switch(self._start.settings)
+        except TrackproxyError as error:
+            log.error("upgraded, but the workers of the program before go on: %s", error)
+        else:
+            log.info("upgraded: generation %d serves, %s", generation.number, self._status())
 
     def _adopt(self, handover: Handover) -> None:
         """Take over sockets and workers; the last generation among them serves until ours does."""
@@ -179,10 +198,11 @@ class Supervisor:
             view = View(Board.create(0, len(crew)), [], settings)
         else:
             view = View(board, self.cluster.rows_of(settings), settings)
-        listeners = self._listeners if board is None else self._listeners.open(settings, len(crew))
+        replaced = board is not None and not one.retired
+        listeners = self._listeners.open(settings, len(crew)) if replaced else self._listeners
         generation = Generation(one.number, settings, view, listeners, len(crew), self._spare.take)
         generation.on_suspect = partial(self.cluster.suspect, view)
-        generation.adopt(crew, replaced=board is not None)
+        generation.adopt(crew, replaced=replaced)
         self.cluster.adopt_view(view)
         self.generations.append(generation)
         if one.retired:
@@ -207,36 +227,39 @@ class Supervisor:
         """Serve SETTINGS from now on; raises ListenError or StartFailed, and nothing has changed then."""
         count = count_workers(settings)
         listeners = self._listeners.open(settings, count)
-        view = None
         try:
             view = await self.cluster.view(settings, count)
-            generation = Generation(self._numbers + 1, settings, view, listeners, count, self._spare.take)
-            generation.on_suspect = partial(self.cluster.suspect, view)
+        except BaseException:
+            listeners.close(keep=self._listeners)
+            raise
+        generation = Generation(self._numbers + 1, settings, view, listeners, count, self._spare.take)
+        generation.on_suspect = partial(self.cluster.suspect, view)
+        try:
             await generation.start()
         except BaseException:
             listeners.close(keep=self._listeners)
-            if view is not None:
-                self.cluster.leave(view)
+            await generation.give_up()
+            self.cluster.leave(view)
             raise
         self._numbers += 1
         self.cluster.adopt(view)
         before, self._listeners = self._listeners, listeners
         for name in settings.services:
             log.info("%s: serving on %s", name, ", ".join(listeners.names(name)))
+        before.close(keep=listeners)  # its workers have theirs, and close them once nobody waits there
         old = self.generations[-1:]
         self.generations.append(generation)
         for one in old:
-            await self._retire(one, before)
+            await self._retire(one, settings.grace)
         return generation
 
-    async def _retire(self, generation: Generation, listeners: Listeners) -> None:
-        """Let GENERATION end; what only it listened on is closed once it takes no more connections."""
-        generation.retire(self._start.settings.grace)
+    async def _retire(self, generation: Generation, grace_s: float) -> None:
+        """Let GENERATION end; wait until it takes no more connections."""
+        generation.retire(grace_s)
         self._spawn(self._bury(generation), f"end of generation {generation.number}")
         for older in self.generations[:-1][:-MOST_RETIRING]:
             older.stop(HURRY_S)
         await generation.closed()
-        listeners.close(keep=self._listeners)
 
     async def _bury(self, generation: Generation) -> None:
         await generation.over.wait()
@@ -247,9 +270,19 @@ class Supervisor:
     async def reload(self) -> str:
         """Read the settings again and serve them; return what came of it.
 
-        Raises TrackproxyError with the reason if nothing has changed.
+        Raises TrackproxyError with the reason if nothing has changed. It goes on if the caller is cancelled.
         """
+        task = self._spawn(self._reload_alone(), "reload")
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise StartFailed("a stop has come before the new workers served")
+        return task.result()
+
+    async def _reload_alone(self) -> str:
         async with self._reloading:
+            if self.stopped.is_set():
+                log.warning("not reloaded: this trackproxy is stopping")
+                raise StartFailed("this trackproxy is stopping")
             self._notifier.reloading()
             try:
                 return await self._reload()
@@ -280,6 +313,8 @@ class Supervisor:
         Raises UpgradeFailed if that would not start; everything is as before then.
         """
         async with self._reloading:
+            if self.stopped.is_set():
+                raise UpgradeFailed("this trackproxy is stopping")
             log.info("upgrading: trying the new program")
             try:
                 serving = self.generations[-1]
@@ -359,10 +394,11 @@ class Supervisor:
             for generation in self.generations:
                 generation.watch_beats(loop.time())
 
-    def _spawn(self, work: Coroutine[object, object, object], name: str) -> None:
+    def _spawn(self, work: Coroutine[object, object, T], name: str) -> asyncio.Task[T]:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
@@ -377,12 +413,11 @@ class Supervisor:
     async def stop(self) -> None:
         """Serve on for the delay, not ready any more; then answer what is open, and end."""
         self.welcoming = False
-        self._notifier.stopping()
         for task in [*self._tasks]:
             if task.get_name() in CHANGES:
                 task.cancel()
         async with self._reloading:  # until they have undone what they had begun
-            pass
+            self._notifier.stopping()
         settings = self.generations[-1].settings
         if settings.shutdown_delay:
             log.info("stopping in %g s; a second signal ends at once", settings.shutdown_delay)

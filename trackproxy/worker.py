@@ -88,6 +88,7 @@ class Worker:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._opening: asyncio.Task[None] | None = None
         self._ending = False
+        self._settling = False  # connections may be coming that no service knows of yet
         self.services: dict[str, Service] = {}
         self.over = asyncio.Event()
         self.left = 0
@@ -113,9 +114,10 @@ class Worker:
                 index += 1
             service = self.services[name] = Service(name, settings, endpoints, loop, self._sweep)
             service.alert = self._suspect
+            service.on_open = self._watch_files
             self._listeners += [(service, listener) for listener in sockets[name]]
         self._step = Step(board, self._number, list(self.services.values()))
-        await self._accept()
+        await self._accept_again()
         self._beat()
         self._tick()
 
@@ -143,8 +145,12 @@ class Worker:
             log.warning("%d connections are open, as many as this process may have: the next ones wait", used)
             self._pause()
         elif not self._servers and used <= self._files.enough:
-            self._opening = self._loop.create_task(self._accept(), name="accept again")
-            self._opening.add_done_callback(self._opened)
+            self._accept_again()
+
+    def _accept_again(self) -> asyncio.Task[None]:
+        self._opening = opening = self._loop.create_task(self._accept(), name="accept")
+        opening.add_done_callback(self._opened)
+        return opening
 
     def _opened(self, opening: asyncio.Task[None]) -> None:
         self._opening = None
@@ -180,8 +186,11 @@ class Worker:
     def retire(self, grace_s: float) -> None:
         """Others serve the listeners now: take no connections, and end what is open within GRACE_S.
 
-        Clients between two requests may send one more until then; its answer ends their connection.
+        Clients between two requests may send one more until then; its answer ends their connection. Who waits
+        in an accept queue is answered too: the others may not have that listener any more.
         """
+        self._pause()
+        self._accept_rest()
         self._close(grace_s, wait_s=grace_s)
 
     def quit(self, grace_s: float) -> None:
@@ -208,15 +217,21 @@ class Worker:
         if "end" in self._timers:
             self._timers["end"].cancel()
         self._timers["end"] = self._loop.call_later(grace_s, self.end)
+        # Connections just accepted are not open yet: the loop tells their protocols with its next callbacks.
+        self._settling = True
+        self._loop.call_soon(self._loop.call_soon, self._settled)
+
+    def _settled(self) -> None:
+        self._settling = False
         self._look()
 
     def _look(self) -> None:
         """Notice that all is over."""
-        if any(not service.is_over for service in self.services.values()) or self.over.is_set():
+        if self._settling or any(not service.is_over for service in self.services.values()):
             return
         for timer in self._timers.values():
             timer.cancel()
-        self._step.take(self._loop.time())
+        self._step.tell()
         self.over.set()
 
     def end(self) -> None:

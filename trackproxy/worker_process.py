@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 import sys
+from contextlib import suppress
 
 import uvloop
 
@@ -62,16 +63,22 @@ async def _obey(
     worker: Worker, order: Order, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     """Do what each line says; at the end of the lines, the supervisor's end, stop."""
-    while line := (await reader.readline()).split():
-        if line[0] == b"retire":
-            worker.retire(float(line[1]))
-        elif line[0] == b"stop":
-            worker.quit(float(line[1]))
-        elif line[0] == b"end":
-            worker.end()
-        writer.write(b"closed\n")
+    with suppress(OSError):  # a supervisor that was killed with our reports unread
+        while line := await reader.readline():
+            _obey_one(worker, line.split())
+            writer.write(b"closed\n")
     log.warning("the supervisor is gone: this worker takes no more connections and ends")
     worker.quit(order.settings.grace)
+
+
+def _obey_one(worker: Worker, words: list[bytes]) -> None:
+    match words:
+        case [b"retire", grace_s]:
+            worker.retire(float(grace_s))
+        case [b"stop", grace_s]:
+            worker.quit(float(grace_s))
+        case [b"end"]:
+            worker.end()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The load, as a program: `python -m tests.chaos.client PORT CONNECTIONS kept|fresh`.
+"""The load, as a program: `python -m tests.chaos.client PORT CONNECTIONS busy|kept|fresh`.
 
-Each connection sends a request, waits for the whole answer, checks it, and sends the next one. Every fourth
-kept connection pauses for up to PAUSE_S in between, so that some are idle at any moment; a connection that
-ends while idle is no failure, one that ends after a request was written to it is. "fresh" opens a
-connection for each request; three of four pause before they do. Every tenth request is a small POST.
+Each connection sends a request, waits for the whole answer, checks it, and sends the next one. Between two of
+them it pauses for up to PAUSE_S, so that some are idle at any moment; of "busy" connections only every fourth
+does. "fresh" opens a connection for each request. A connection that ends while idle is no failure, one that
+ends after a request was written to it is. Every tenth request is a small POST.
 
 It says "ready" once every connection has had its first answer. Commands on stdin: `leave` (from now on a
 connect may be refused; whoever is refused ends) is answered with "ok", and `stop` with the figures, as a
@@ -24,15 +24,14 @@ from typing import cast
 
 import uvloop
 
-from tests.chaos.node import HEAD_END, body_of
+from tests.chaos.node import HEAD_END, NICE, body_of
 from tests.chaos.tally import Head, Tally, read_head
 
 LIMIT_S = 15.0  # a request that takes longer has failed
 PAUSE_S = 0.05
 AGAIN_S = 0.02  # after a connect that failed
 SWEEP_S = 0.25
-FAILURES_KEPT = 1000
-HEADS_KEPT = 1000
+KEPT = 1000  # failures; heads
 
 
 class Connection(asyncio.Protocol):
@@ -46,6 +45,7 @@ class Connection(asyncio.Protocol):
         self.number = 0
         self.post = False
         self.begun_at = 0.0
+        self._rests = load.kind != "busy" or place % 4 == 3
         self._buffer = b""
         self._pause: asyncio.TimerHandle | None = None
 
@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
         self.number, self._buffer = 0, b""
         if head.closes or self.load.fresh:
             self._renew()
-        elif self.place % 4 == 3 and not self.load.stopping:
+        elif self._rests and not self.load.stopping:
             self._pause = self.load.loop.call_later(random.uniform(0, PAUSE_S), self._begin)
         else:
             self._begin()
@@ -123,8 +123,7 @@ class Connection(asyncio.Protocol):
     def _renew(self) -> None:
         """Give this connection up and go on with another one."""
         self._end()
-        rests = self.load.fresh and self.place % 4 != 0
-        self.load.connect_again(self.place, random.uniform(0, PAUSE_S) if rests else 0)
+        self.load.connect_again(self.place, random.uniform(0, PAUSE_S) if self.load.fresh else 0)
 
     def _end(self) -> None:
         self.number = 0
@@ -137,10 +136,11 @@ class Connection(asyncio.Protocol):
 class Load:
     """All connections. open: those that are connected; connecting: how many others there are."""
 
-    def __init__(self, port: int, connections: int, fresh: bool) -> None:
+    def __init__(self, port: int, connections: int, kind: str) -> None:
         self.loop = asyncio.get_running_loop()
         self.tally = Tally()
-        self.fresh = fresh
+        self.kind = kind
+        self.fresh = kind == "fresh"
         self.open: set[Connection] = set()
         self.stopping = False
         self.leaving = False
@@ -154,6 +154,7 @@ class Load:
         self._tasks: set[asyncio.Task[None]] = set()
         for place in range(connections):
             self.connect_again(place)
+        self.sweep()
 
     def next_number(self) -> int:
         """The id of a new request."""
@@ -167,7 +168,7 @@ class Load:
         known = self._heads.get(head)
         if known is None:
             known = read_head(head)
-            if len(self._heads) < HEADS_KEPT:
+            if len(self._heads) < KEPT:
                 self._heads[head] = known
         return known
 
@@ -195,7 +196,7 @@ class Load:
         self._met(connection.place)
 
     def _keep(self, how: str, detail: str, number: int, post: bool, begun_at: float) -> None:
-        if len(self.tally.failures) < FAILURES_KEPT:
+        if len(self.tally.failures) < KEPT:
             failure = {"how": how, "detail": detail, "number": number, "post": post}
             self.tally.failures.append({**failure, "begun_at": begun_at, "at": time.monotonic()})
 
@@ -288,13 +289,12 @@ async def obey(load: Load) -> None:
             return
 
 
-async def run(port: int, connections: int, fresh: bool) -> None:
+async def run(port: int, connections: int, kind: str) -> None:
     """Run the load until it is told to stop."""
-    load = Load(port, connections, fresh)
-    load.sweep()
-    await obey(load)
+    await obey(Load(port, connections, kind))
 
 
 if __name__ == "__main__":
+    os.nice(NICE)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "fresh"))
+        runner.run(run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))

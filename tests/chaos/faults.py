@@ -16,6 +16,7 @@ FLAP_S = 0.3
 REPLACED_S = 10.0  # a new worker serves instead of a dead one
 LOST_S = 1.0  # a connection of a killed process is found lost within this time
 DRAINED_S = 15.0  # the grace of the proxy, and some time to end
+INSIDE_S = 1.0  # workers inside the supervisor cannot be seen; every client asks once more within this time
 NODE_LISTS = (("n1", "n2"), ("n2", "n3"), ("n1", "n3"), NAMES)
 
 
@@ -93,7 +94,7 @@ def kill_worker(run: Run) -> None:
         run.problems.append("there is no worker to kill")
         return
     victim = max(before, key=run.proxy.connections_of)
-    may_lose = run.scale.connections if run.fresh else run.proxy.connections_of(victim)
+    may_lose = run.scale.connections if run.kind == "fresh" else run.proxy.connections_of(victim)
     run.begins()
     os.kill(victim, signal.SIGKILL)
     run.excuse = Excuse(may_lose, run.begun_at, run.begun_at + LOST_S)
@@ -160,6 +161,10 @@ def _signal(run: Run, number: signal.Signals, pattern: str) -> None:
 def _others_serve(run: Run, before: set[int]) -> None:
     """Wait until the workers from before are gone, and as many others serve."""
 
+    if not before:
+        run.hold(INSIDE_S)
+        return
+
     def replaced() -> bool:
         return not before & run.proxy.workers() and len(run.proxy.serving()) == len(before)
 
@@ -171,23 +176,23 @@ def _others_serve(run: Run, before: set[int]) -> None:
 FAULTS = {
     fault.name: fault
     for fault in (
-        Fault("node-killed", kill_node, SICK),
-        Fault("node-stopped", stop_node, SICK),
-        Fault("node-resets", sicken("reset"), SICK),
-        Fault("node-cuts", sicken("cut"), SICK),
-        Fault("node-silent", hang_node("silent"), SICK),
-        Fault("node-deaf", hang_node("deaf"), SICK),
-        Fault("node-503", sicken("503"), SICK),
-        Fault("node-500", sicken("500"), SICK),
-        Fault("node-flaps", flap_node, SICK),
-        Fault("worker-killed", kill_worker, workers=True),
-        Fault("worker-killed-fresh", kill_worker, fresh=True, workers=True),
+        Fault("node-killed", kill_node, SICK, "busy"),
+        Fault("node-stopped", stop_node, SICK, "busy"),
+        Fault("node-resets", sicken("reset"), SICK, "busy"),
+        Fault("node-cuts", sicken("cut"), SICK, "busy"),
+        Fault("node-silent", hang_node("silent"), SICK, "busy"),
+        Fault("node-deaf", hang_node("deaf"), SICK, "busy"),
+        Fault("node-503", sicken("503"), SICK, "busy"),
+        Fault("node-500", sicken("500"), SICK, "busy"),
+        Fault("node-flaps", flap_node, SICK, "busy"),
+        Fault("worker-killed", kill_worker, "", "busy", workers=True),
+        Fault("worker-killed-fresh", kill_worker, "", "fresh", workers=True),
         Fault("reloads", reload),
-        Fault("reloads-fresh", reload, fresh=True),
-        Fault("reload-nonsense", reload_nonsense),
+        Fault("reloads-fresh", reload, "", "fresh"),
+        Fault("reload-nonsense", reload_nonsense, "", "busy"),
         Fault("upgrades", upgrade),
-        Fault("upgrades-fresh", upgrade, fresh=True),
-        Fault("sigterm", terminate, ends_proxy=True),
-        Fault("sigterm-fresh", terminate, fresh=True, ends_proxy=True),
+        Fault("upgrades-fresh", upgrade, "", "fresh"),
+        Fault("sigterm", terminate, "", "busy", ends_proxy=True),
+        Fault("sigterm-fresh", terminate, "", "fresh", ends_proxy=True),
     )
 }

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 from tests.chaos.client import LIMIT_S
 from tests.chaos.processes import DEADLINE_S
 from tests.chaos.talk import Program
 from tests.chaos.tally import Tally
 
+Kind = Literal["busy", "kept", "fresh"]  # of connections, as `client` says
+
 
 class Load:
     """A running load: `ready`, then perhaps `leave`, then `stop`."""
 
-    def __init__(self, port: int, connections: int, *, fresh: bool) -> None:
-        kind = "fresh" if fresh else "kept"
+    def __init__(self, port: int, connections: int, kind: Kind) -> None:
         self._program = Program("tests.chaos.client", port, connections, kind)
 
     def ready(self) -> None:

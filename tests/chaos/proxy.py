@@ -20,7 +20,7 @@ from tests.chaos.talk import ENVIRONMENT
 SERVING = r"serving on"
 RELOADED = r"(?<!not )reloaded: "
 REFUSED = r"not reloaded"
-UPGRADED = SERVING  # of the new program
+UPGRADED = r"(?<!not )upgraded: "
 
 WORKER = re.compile(r"worker")  # in the command line of a worker
 ESTABLISHED, LISTENING = "01", "0A"  # /proc/net/tcp

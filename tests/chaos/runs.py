@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from tests.chaos.figures import Excuse, Figures, first_after, left_alone, repeated, unexcused
-from tests.chaos.load import Load
+from tests.chaos.load import Kind, Load
 from tests.chaos.nodes import Node, Received
 from tests.chaos.processes import ChaosError, fixed_ports
 from tests.chaos.proxy import Proxy
@@ -53,7 +53,7 @@ class Run:
     nodes: dict[str, Node]
     proxy: Proxy
     load: Load
-    fresh: bool = False
+    kind: Kind = "kept"
     begun_at: float = 0.0
     ended_at: float = 0.0
     newest: int = 0
@@ -92,14 +92,15 @@ class Run:
 class Fault:
     """A row. strike: does the fault, from its beginning to its end, and marks both in the run.
 
-    sick: the node that it strikes, if it is one; only then may a POST fail. fresh: a connection for each
-    request. ends_proxy: the proxy is gone afterwards. workers: it needs processes that serve.
+    sick: the node that it strikes, if it is one; only then may a POST fail. kind: of connections; where
+    processes are to start, "busy" ones would take all of a small machine. ends_proxy: the proxy is gone
+    afterwards. workers: it needs processes that serve.
     """
 
     name: str
     strike: Callable[[Run], None]
     sick: str = ""
-    fresh: bool = False
+    kind: Kind = "kept"
     ends_proxy: bool = False
     workers: bool = False
 
@@ -133,9 +134,9 @@ def _set_up(fault: Fault, scale: Scale, folder: Path, stack: ExitStack) -> Run:
     proxy = Proxy(folder, port, addresses, scale.workers)
     stack.callback(proxy.close)
     proxy.ready()
-    load = Load(port, scale.connections, fresh=fault.fresh)
+    load = Load(port, scale.connections, fault.kind)
     stack.callback(load.close)
-    return Run(scale, nodes, proxy, load, fault.fresh)
+    return Run(scale, nodes, proxy, load, fault.kind)
 
 
 def _calm_down(run: Run) -> None:

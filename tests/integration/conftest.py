@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from tests.integration.nodes import Node, Script
 from tests.integration.wire import DEADLINE_S, Wire
+from trackproxy.board import Board
 from trackproxy.settings import load
 from trackproxy.worker import Worker
 
@@ -37,11 +38,14 @@ class Stage:
         *,
         endpoints: Sequence[dict[str, Any]] = (),
         listen: str = "127.0.0.1",
+        board: Board | None = None,
+        suspect: Callable[[int], None] = lambda index: None,
         **service: Any,
     ) -> str:
         """Serve these nodes (or addresses) as n1, n2, …; the address of the proxy.
 
-        endpoints: per node, what the service changes about it. service: the other settings of the service.
+        endpoints: per node, what the service changes about it. board: one on which the test is the
+        supervisor, who hears of suspects. service: the other settings of the service.
         """
         addresses = [node if isinstance(node, str) else node.address for node in nodes]
         names = [f"n{number}" for number in range(1, len(nodes) + 1)]
@@ -52,7 +56,7 @@ class Stage:
         web = {"protocol": "http", "listen": [address], **service}
         web["nodes"] = dict(zip(names, endpoints or [{}] * len(names), strict=True))
         known = {name: {"address": node} for name, node in zip(names, addresses, strict=True)}
-        worker = Worker(load(None, {"nodes": known, "services": {"web": web}}))
+        worker = Worker(load(None, {"nodes": known, "services": {"web": web}}), board, suspect=suspect)
         self.workers.append(worker)
         self._stack.callback(listener.close)
         self._stack.push_async_callback(worker.stop, QUICK_STOP_S)

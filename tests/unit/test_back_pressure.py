@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.unit.memory_transport import Stage
+from tests.unit.memory_stage import Stage
 from tests.unit.test_protocols import BIG, BIG_OK, OK, SWITCH, TIMEOUTS, UPGRADE, asked, leave
 
 LONG_PUT = b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (len(BIG) + 1)

@@ -8,7 +8,7 @@ import h11
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.memory_transport import Stage
+from tests.unit.memory_stage import Stage
 
 EXAMPLES = settings(max_examples=300, deadline=None)
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.memory_transport import MemoryTransport, Stage
+from tests.unit.memory_stage import Stage
+from tests.unit.memory_transport import MemoryTransport
 from tests.unit.test_protocols import BEGUN, OK, TIMEOUTS, asked, begun, leave
 from trackproxy.clock import NEVER, Sweep
 from trackproxy.settings import Settings

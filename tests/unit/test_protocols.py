@@ -5,7 +5,8 @@ from __future__ import annotations
 import h11
 import pytest
 
-from tests.unit.memory_transport import HIGH_WATER, INET, UNIX, MemoryTransport, Stage
+from tests.unit.memory_stage import Stage
+from tests.unit.memory_transport import HIGH_WATER, INET, UNIX, MemoryTransport
 from trackproxy.clock import NEVER
 from trackproxy.http.edge import PIPELINED_BYTES, Edge
 from trackproxy.http.tunnel import LINGER_BYTES

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.unit.memory_transport import Stage
+from tests.unit.memory_stage import Stage
 from tests.unit.test_protocols import GET, GET_2, OK, TIMEOUTS, asked, leave, status_of
 from trackproxy.errors import ConnectFailed
 from trackproxy.http.channel import OUT_OF_RESOURCES
@@ -189,3 +189,47 @@ def test_the_end_of_an_ejection_does_not_end_the_one_that_has_begun_since() -> N
 def test_only_the_node_can_be_blamed_for_a_connect() -> None:
     blame = [ConnectFailed("", local=local).side.value for local in (False, True)]
     assert blame == ["node", "proxy"]
+
+
+# --- errors that are asked for again elsewhere ---
+
+ERROR = b"HTTP/1.1 503 Busy\r\nContent-Length: 5\r\n\r\nsorry"
+HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: %b\r\n\r\n" % (b"x" * 30_000)
+
+
+def test_a_connection_whose_error_was_kept_from_a_slow_client_serves_the_next_request() -> None:
+    stage = Stage(nodes=2)
+    first, node = asked(stage)
+    first.stuck = True
+    node.receive(HINTS * 3 + ERROR)
+    stage.run()
+    assert stage.active == [0, 1]
+    assert node.reading
+    (other,) = stage.loop.connected
+    assert not other.reading, "the client has to take what it got before"
+    second, third = stage.client(), stage.client()
+    for client in (second, third):
+        client.receive(GET_2)
+    assert node.taken().startswith(b"GET /2 ")
+    node.receive(OK)
+    assert OK in (second.taken(), third.taken())
+    other.receive(OK)
+    first.drain()
+    stage.run()
+    assert first.taken() == HINTS * 3 + OK
+    leave(stage, first, second, third)
+
+
+def test_a_connection_on_which_a_body_is_still_on_its_way_serves_nobody_else_after_an_error() -> None:
+    stage = Stage(nodes=2)
+    node, client = stage.node(), stage.client()
+    node.stuck = True
+    client.receive(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabcde")
+    stage.run()
+    node.receive(ERROR)
+    stage.run()
+    assert stage.active == [0, 1]
+    assert node.gone
+    stage.loop.connected[-1].receive(OK)
+    assert client.taken() == OK
+    leave(stage, client)

@@ -47,8 +47,8 @@ def path(tmp_path: Path) -> Path:
         (
             NODES + WEB + "zzz = 1\n",
             "t.toml:6: services.web.zzz: unknown key, known here: protocol, listen, balance, "
-            "trusted_proxies, max_body, forwarded, via, slow_start, panic_threshold, probe, outliers, timeouts, "
-            "retry, limits, queue, keepalive, nodes",
+            "trusted_proxies, max_body, forwarded, via, slow_start, panic_threshold, probe, outliers, "
+            "timeouts, retry, limits, queue, keepalive, nodes",
         ),
         ("worker = 1\n" + NODES + WEB, 't.toml:1: worker: unknown key, did you mean "workers"?'),
         ("_env_file = 1\n" + NODES + WEB, "t.toml:1: _env_file: unknown key, known here: "),
@@ -143,7 +143,10 @@ def test_every_problem_is_listed_in_the_order_of_the_file(path: Path) -> None:
         ({"timeouts": {"idle": 0}}, "longer than 0 and at most 7 days, not 0"),
         ({"retry": {"tries": 11}}, "retry.tries: must be a whole number from 1 to 10, not 11"),
         ({"retry": {"tries": True}}, "retry.tries: must be a whole number from 1 to 10, not true"),
-        ({"retry": {"statuses": [404]}}, "retry.statuses[0]: must be a whole number from 500 to 599, not 404"),
+        (
+            {"retry": {"statuses": [404]}},
+            "retry.statuses[0]: must be a whole number from 500 to 599, not 404",
+        ),
         ({"panic_threshold": 101}, "panic_threshold: must be a whole number from 0 to 100, not 101"),
         ({"slow_start": -1}, "slow_start: must be"),
         ({"probe": {"type": "ping"}}, 'probe.type: must be "http", "tcp" or "off", not "ping"'),

@@ -5,10 +5,13 @@ Both protocols are a few environment variables and datagrams; without them nothi
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
+
+log = logging.getLogger(__name__)
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 
@@ -55,13 +58,23 @@ class Notifier:
 
 def activated_sockets(environment: Mapping[str, str] = os.environ) -> Iterator[socket.socket]:
     """Yield the listening stream sockets that the service manager has opened for us."""
-    if environment.get("LISTEN_PID") != str(os.getpid()):
-        return
-    for fd in range(FIRST_FD, FIRST_FD + int(environment.get("LISTEN_FDS") or "0")):
+    for fd in _fds(environment):
         os.set_inheritable(fd, False)
         listener = socket.socket(fileno=fd)
         if listener.type == socket.SOCK_STREAM:
             listener.setblocking(False)
             yield listener
         else:
+            log.warning("the service manager's socket %s is of a kind that nothing here serves", fd)
             listener.close()
+
+
+def is_theirs(fd: int, environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether FD is the service manager's, also after an upgrade: its path is not ours to remove."""
+    return fd in _fds(environment)
+
+
+def _fds(environment: Mapping[str, str]) -> range:
+    count = environment.get("LISTEN_FDS", "")
+    mine = environment.get("LISTEN_PID") == str(os.getpid()) and count.isdecimal()
+    return range(FIRST_FD, FIRST_FD + int(count)) if mine else range(0)

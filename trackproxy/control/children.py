@@ -45,20 +45,23 @@ class Child:
         self.death: asyncio.Future[str] = self._loop.create_future()
         self._pidfd = os.pidfd_open(pid)
         self._loop.add_reader(self._pidfd, self._ended)
-        self._writer: asyncio.StreamWriter | None = None
         self._reports = self._loop.create_task(self._listen(), name=f"reports of worker {pid}")
 
     @classmethod
     def spawn(cls) -> Child:
         """Start a process that waits for its order; raises OSError if there is no room for another one."""
         ours, theirs = socket.socketpair()
-        with theirs, _signals_blocked():
-            process = subprocess.Popen(
-                [sys.executable, "-m", "trackproxy.worker_process", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
-        return cls(process.pid, ours, process)
+        try:
+            with theirs, _signals_blocked():
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "trackproxy.worker_process", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                )
+            return cls(process.pid, ours, process)
+        except BaseException:
+            ours.close()  # so that a process that has started ends
+            raise
 
     def give(self, order: Order) -> None:
         """Give the process its order; if it has ended, `death` says so."""
@@ -80,9 +83,10 @@ class Child:
         self._send(b"end\n")
 
     def kill(self) -> None:
-        """Kill it; it may hang."""
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        """Kill it; it may hang. Does nothing if it has ended: its descriptor may be another file's by now."""
+        if not self.death.done():
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _send(self, order: bytes) -> None:
         with self._blocking():
@@ -102,14 +106,24 @@ class Child:
     async def _listen(self) -> None:
         reader = asyncio.StreamReader()
         own = self.control.dup()
-        await self._loop.create_connection(lambda: asyncio.StreamReaderProtocol(reader), sock=own)
-        while line := (await reader.readline()).split():
-            if line[0] == b"ready":
+        transport, _ = await self._loop.create_connection(
+            lambda: asyncio.StreamReaderProtocol(reader), sock=own
+        )
+        try:
+            with suppress(OSError):  # its process has ended
+                while line := await reader.readline():
+                    self._take(line.split())
+        finally:
+            transport.close()  # the end of the lines alone does not close it
+
+    def _take(self, words: list[bytes]) -> None:
+        match words:
+            case [b"ready"]:
                 self.ready.set()
-            elif line[0] == b"closed":
+            case [b"closed"]:
                 self.closed.set()
-            elif line[0] == b"suspect":
-                self.on_suspect(int(line[1]))
+            case [b"suspect", number]:
+                self.on_suspect(int(number))
 
     def _ended(self) -> None:
         self._loop.remove_reader(self._pidfd)

@@ -208,6 +208,7 @@ class Cluster:
 
     def _heard(self, watched: Watched, service: ServiceSettings, result: Result, changed: bool) -> None:
         """Take the result of a probe."""
+        watched.last = result
         if changed:
             up = watched.verdict.up
             log.log(

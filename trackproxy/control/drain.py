@@ -76,6 +76,10 @@ class Drains:
         time, node = asyncio.get_running_loop().time, drain.node
         while True:
             await asyncio.sleep(min(LOOK_S, max(drain.deadline - time(), 0.0)))
+            if self._cluster.states.get(node) is not AdminState.DRAIN:  # a reload has dropped the node
+                del self._tasks[node]
+                drain.end("ended otherwise")
+                return
             left = self._cluster.left([node])[node]
             open_ = left["requests"] + left["tunnels"]
             if not open_ or time() >= drain.deadline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Coroutine
 from typing import Protocol
 
@@ -20,9 +21,12 @@ log = logging.getLogger(__name__)
 
 START_S = 30.0  # a worker that is not ready by then never will be
 HANG_S = 10.0  # without a heartbeat
+OVERSLEPT_S = 3.0  # between two looks at heartbeats: we have hung ourselves, or the whole machine has
+LATE_S = 3.0  # after the deadline it was given: a worker that has not ended by then is killed
 FIRST_PAUSE_S = 0.1  # before a worker that died young is replaced; it doubles with each that follows
 LONGEST_PAUSE_S = 10.0
 OLD_S = 10.0  # who lived that long did not die young
+GIVE_UP_S = 2.0  # for connections that have come to workers of a generation that does not begin
 
 
 class Crew(Protocol):
@@ -98,10 +102,13 @@ class Generation:
         self.over = asyncio.Event()
         self.on_suspect: Callable[[int], None] = lambda index: None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._beats: dict[int, tuple[int, float]] = {}
+        self._beats: dict[int, tuple[Crew, int, float]] = {}
+        self._looked = 0.0
+        self._end_by = math.inf
+        self._hurried = asyncio.Event()
 
     async def start(self) -> None:
-        """Start all workers and wait until they serve; raises StartFailed, and none runs then."""
+        """Start all workers and wait until they serve; raises StartFailed: call `give_up` then."""
         try:
             async with asyncio.timeout(START_S):
                 for number in range(max(self.count, 1)):
@@ -109,13 +116,9 @@ class Generation:
                 for worker in self.crew:
                     await self._is_ready(worker)
         except (TimeoutError, OSError) as error:
-            self.end()
             raise StartFailed(
-                f"workers do not start: {error or f'not ready within {START_S:g} s'}"
+                f"workers do not start: {str(error) or f'not ready within {START_S:g} s'}"
             ) from error
-        except BaseException:
-            self.end()
-            raise
         if self.count:
             for number in range(self.count):
                 self._spawn(self._keep(number), f"worker {number + 1}")
@@ -166,9 +169,9 @@ class Generation:
         while not self.retired:
             started = time()
             death = await self.crew[number].death
+            self.view.board.retire(number)
             if self.retired:
                 return
-            self.view.board.retire(number)
             young = time() - started < OLD_S
             log.error(
                 "worker %d %s; another one starts%s",
@@ -194,16 +197,20 @@ class Generation:
                 return
 
     def watch_beats(self, now: float) -> None:
-        """Kill workers whose loop has not turned for HANG_S; to be called about once a second."""
-        if not self.count:
-            return
-        for number, worker in enumerate(self.crew):
+        """Kill workers whose loop has not turned for HANG_S, or that do not come to serve within START_S.
+
+        To be called about once a second.
+        """
+        if now - self._looked > OVERSLEPT_S:
+            self._beats.clear()
+        self._looked = now
+        for number, worker in enumerate(self.crew if self.count and not self.over.is_set() else ()):
             beat = self.view.board.process(number)[Process.HEARTBEAT]
-            last, since = self._beats.get(number, (-1, now))
-            if beat != last or not worker.ready.is_set() or worker.death.done():
-                self._beats[number] = (beat, now)
-            elif now - since > HANG_S:
-                log.error("worker %d has hung for %g s and is killed", number + 1, now - since)
+            same, last, since = self._beats.get(number, (None, -1, now))
+            if worker is not same or beat != last or worker.death.done():
+                self._beats[number] = (worker, beat, now)
+            elif now - since > (HANG_S if worker.ready.is_set() else START_S):
+                log.error("worker %d has hung for %.0f s and is killed", number + 1, now - since)
                 worker.kill()
 
     # --- the end ---
@@ -220,6 +227,11 @@ class Generation:
         """End at once."""
         self._wind_up(lambda worker: worker.end(), 0.0)
 
+    async def give_up(self) -> None:
+        """After a `start` that has failed: answer who has come to its workers, and wait until none runs."""
+        self.stop(GIVE_UP_S)
+        await self.over.wait()
+
     async def closed(self) -> None:
         """Wait until no worker takes connections from the listeners any more."""
         for worker in self.crew:
@@ -228,22 +240,34 @@ class Generation:
     def _wind_up(self, order: Callable[[Crew], None], grace_s: float) -> None:
         first = not self.retired
         self.retired = True
+        self._end_by = min(self._end_by, asyncio.get_running_loop().time() + grace_s + LATE_S)
+        self._hurried.set()
         for worker in self.crew:
             if not worker.death.done():
                 order(worker)
         if first:
-            self._spawn(self._await_end(grace_s), "end of a generation")
+            self._spawn(self._await_end(), "end of a generation")
 
-    async def _await_end(self, grace_s: float) -> None:
+    async def _await_end(self) -> None:
         """Wait for the last worker; who does not end by itself is killed."""
-        alive = [worker.death for worker in self.crew if not worker.death.done()]
-        if alive:
-            _, late = await asyncio.wait(alive, timeout=grace_s + HANG_S)
-            if late:
-                for worker in self.crew:
+        time = asyncio.get_running_loop().time
+        while alive := [worker for worker in self.crew if not worker.death.done()]:
+            if time() >= self._end_by:
+                for worker in alive:
+                    log.error("a worker of generation %d does not end and is killed", self.number)
                     worker.kill()
-                await asyncio.wait(late)
+                self._end_by = math.inf
+            self._hurried.clear()
+            await self._change_among(alive)
         self.over.set()
+
+    async def _change_among(self, alive: list[Crew]) -> None:
+        """Wait until one of them has ended, or the deadline has come, or is another one."""
+        left_s = None if math.isinf(self._end_by) else self._end_by - asyncio.get_running_loop().time()
+        hurry: asyncio.Future[object] = asyncio.ensure_future(self._hurried.wait())
+        deaths: list[asyncio.Future[object]] = [asyncio.shield(worker.death) for worker in alive]
+        await asyncio.wait({hurry, *deaths}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
 
     def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

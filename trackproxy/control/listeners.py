@@ -4,6 +4,9 @@ The sockets of one address share its connections (SO_REUSEPORT): the kernel spre
 accept queue of its own. What waits in a queue is lost when its socket closes, so a socket stays open for as
 long as its address is served, also while no worker reads it; if workers become fewer, those that are left
 read the sockets of the others too. A path (unix socket) and what systemd hands over have one socket for all.
+
+A socket for a port that is served already is only bound here, and its first worker has it listen. Until then
+the kernel gives it no connections, which would be lost if that worker did not start.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
+from trackproxy.control.activation import is_theirs
 from trackproxy.errors import ListenError
 from trackproxy.settings import Settings
 from trackproxy.units import Address
@@ -72,7 +76,7 @@ class Listeners:
 
     def _open(self, wanted: Listeners, name: str, address: Address, workers: int) -> list[Place]:
         try:
-            places = _places(address)
+            places = [place for place in _places(address) if not self._is_covered(place)]
             for place in places:
                 row = list(self.rows.get(place, ()))
                 wanted.rows[place] = row
@@ -82,6 +86,15 @@ class Listeners:
                 f"service {name} cannot listen on {_text(address)}: {_advice(error, address)}"
             ) from error
         return places
+
+    def _is_covered(self, place: Place) -> bool:
+        """Return whether a socket for IPv6 that is open already, from systemd, takes PLACE's IPv4 too."""
+        every = self.rows.get(Place(socket.AF_INET6, "::", place.port))
+        return (
+            (place.family, place.host) == (socket.AF_INET, "0.0.0.0")
+            and every is not None
+            and not every[0].getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        )
 
     def _has_port(self, place: Place) -> bool:
         return any(one.port == place.port and one.family == place.family for one in self.rows)
@@ -101,10 +114,11 @@ class Listeners:
         """Close all sockets but those that KEEP has; paths are removed with theirs."""
         kept = {listener for row in (keep.rows.values() if keep else ()) for listener in row}
         for place, row in self.rows.items():
+            theirs = any(is_theirs(listener.fileno()) for listener in row)
             for listener in row:
                 if listener not in kept:
                     listener.close()
-            if place.family == socket.AF_UNIX and not (keep and place in keep.rows):
+            if place.family == socket.AF_UNIX and not (keep and place in keep.rows) and not theirs:
                 with suppress(OSError):
                     os.unlink(place.host)
 
@@ -140,14 +154,15 @@ def _fill(row: Row, place: Place, workers: int, *, ours: bool) -> None:
         if not row:
             row.append(_open_path(place.host))
         return
+    fresh = not row and not ours
     if not row:
-        if not ours:
+        if fresh:
             _claim(place)
-        row.append(_bind(place))
+        row.append(_bind(place, listening=fresh))
     elif not row[0].getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
         return  # systemd opened it, for all workers
     while len(row) < workers:
-        row.append(_bind(place._replace(port=row[0].getsockname()[1])))
+        row.append(_bind(place._replace(port=row[0].getsockname()[1]), listening=fresh))
 
 
 def _claim(place: Place) -> None:
@@ -165,15 +180,18 @@ def _socket(family: int) -> socket.socket:
     return listener
 
 
-def _bind(place: Place) -> socket.socket:
+def _bind(place: Place, *, listening: bool) -> socket.socket:
     listener = _socket(place.family)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((place.host, place.port))
-        return _listen(listener)
+        if listening:
+            listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise
+    listener.setblocking(False)
+    return listener
 
 
 def _open_path(path: str) -> socket.socket:
@@ -183,14 +201,10 @@ def _open_path(path: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(path)
-        return _listen(listener)
+        listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise
-
-
-def _listen(listener: socket.socket) -> socket.socket:
-    listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
 
@@ -200,6 +214,7 @@ def _is_left_behind(path: str) -> bool:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return False
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)  # somebody whose queue is full would have us wait
             probe.connect(path)
     except ConnectionRefusedError:
         return True

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from trackproxy.board import GAUGES, ROW, Board, Counter
 from trackproxy.health.checker import Checker
+from trackproxy.health.probes import Result
 from trackproxy.health.verdict import Verdict
 from trackproxy.settings import EndpointConfig, ServiceSettings, Settings
 
@@ -32,7 +33,7 @@ class Watched:
     """What is known of one endpoint.
 
     back: when it came back, for slow start; in the loop's seconds. pardons, ends: see the board's State.
-    carried: totals of workers whose generation is gone.
+    carried: totals of workers whose generation is gone. last: the result of its last probe.
     """
 
     key: Key
@@ -41,6 +42,7 @@ class Watched:
     pardons: int = 0
     ends: int = 0
     carried: list[int] = field(default_factory=lambda: [0] * ROW)
+    last: Result | None = None
     checker: Checker | None = None
     probed_as: object = None
     task: asyncio.Task[None] | None = None

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 class Ejections:
     """Takes failures and good answers of endpoints, ejects them and readmits them.
 
-    alert: has an endpoint probed at once. readmitted: called when an endpoint may be picked again.
+    alert: has an endpoint probed at once. changed: called when other endpoints may be picked than before.
     """
 
     def __init__(
@@ -31,13 +31,13 @@ class Ejections:
         balancer: Balancer,
         rules: Outliers,
         sweep: Sweep,
-        readmitted: Callable[[], None],
+        changed: Callable[[], None],
     ) -> None:
         self._name = name
         self._balancer = balancer
         self._rules = rules
         self._sweep = sweep
-        self._readmitted = readmitted
+        self._changed = changed
         self.alert: Callable[[Endpoint], None] = _nobody
         self.outliers = {endpoint: Outlier(rules) for endpoint in balancer.endpoints}
 
@@ -63,6 +63,7 @@ class Ejections:
         endpoint.cells[Counter.EJECTED_UNTIL] = int((now + ejection_s) * 1000)
         endpoint.cells[Counter.EJECTIONS] += 1
         self._balancer.eject(endpoint)
+        self._changed()
         self.alert(endpoint)
 
     def succeeded(self, endpoint: Endpoint) -> None:
@@ -83,10 +84,13 @@ class Ejections:
     def follow(self, endpoint: Endpoint, *, ejected: bool) -> None:
         """Do what all workers together say: leave ENDPOINT out as long as any of them does."""
         if ejected:
-            self._balancer.eject(endpoint)
-        elif self._balancer.readmit(endpoint):
-            log.info("%s: node %s (%s) is in again", self._name, endpoint.node.name, endpoint.address)
-            self._readmitted()
+            changed = self._balancer.eject(endpoint)
+        else:
+            changed = self._balancer.readmit(endpoint)
+            if changed:
+                log.info("%s: node %s (%s) is in again", self._name, endpoint.node.name, endpoint.address)
+        if changed:
+            self._changed()
 
 
 def _nobody(endpoint: Endpoint) -> None:

@@ -88,6 +88,7 @@ class Service:
         self.draining = False
         self._wait_s = 0.0
         self._on_end: Callable[[], None] = _nothing
+        self.on_open: Callable[[], None] = _nothing
         self.waiting: dict[Request, Edge] = {}
         self.accepted = self.refused = self.unavailable = (
             0  # connections; requests answered here, 4xx and 5xx
@@ -108,6 +109,7 @@ class Service:
         self.accepted += 1
         self.open.add(edge)
         self.sweep.add(edge)
+        self.on_open()
         if self.draining:
             edge.retire(self._wait_s)
 
@@ -311,11 +313,12 @@ class Service:
         """
         endpoint = request.endpoint
         assert endpoint is not None
+        request.tried = (*request.tried, endpoint)
         other = None
         if status in self._statuses and may_retry(
             request, Failure.STATUS, self.settings.retry, self.sweep.now
         ):
-            other = self.balancer.take_other(edge.client, (*request.tried, endpoint))
+            other = self.balancer.take_other(edge.client, request.tried)
         if other is not None and not self._budget.take(self._sent(), self.sweep.now):
             self.balancer.give(other)
             other = None
@@ -323,7 +326,6 @@ class Service:
             if status in UNAVAILABLE and not request.doubted:
                 self.ejections.failed(endpoint, Cause.STATUS, str(status))
             return False
-        request.tried = (*request.tried, endpoint)
         request.doubted = (*request.doubted, endpoint)
         self._rewind(edge, request)
         self.release(request)

@@ -1,0 +1,406 @@
+"""The admin API's routes and errors, over a cluster without workers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse
+from aiohttp.test_utils import TestClient
+from aiohttp.web import Application, Request
+from pytest_aiohttp.plugin import AiohttpClient
+
+from trackproxy.admin import api
+from trackproxy.admin.api import BODY_BYTES, application
+from trackproxy.board import Counter
+from trackproxy.control.cluster import Cluster
+from trackproxy.control.drain import Drain, Drains, Sticky
+from trackproxy.errors import ConfigError, StartFailed
+from trackproxy.health.probes import Result, open_session
+from trackproxy.pool.nodes import AdminState
+from trackproxy.settings import load
+
+Client = TestClient[Request, Application]
+
+TREE = {
+    "nodes": {"node1": {"address": "127.0.0.1:9", "weight": 2}, "node2": {"address": "127.0.0.2:9"}},
+    "services": {
+        "web": {"protocol": "http", "listen": ["127.0.0.1:0"], "probe": {"type": "tcp"}},
+        "sites": {
+            "protocol": "http",
+            "listen": ["127.0.0.1:0"],
+            "probe": {"type": "off"},
+            "nodes": {"node2": {"port": 81, "priority": 1}},
+        },
+    },
+}
+MUTATIONS = [
+    "/api/v1/nodes/node1/drain",
+    "/api/v1/nodes/node1/disable",
+    "/api/v1/nodes/node1/ready",
+    "/api/v1/reload",
+]
+
+
+class FakeSupervisor:
+    """What operators work on, without workers. reloaded: what the next reload returns, or raises."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.drains = Drains(cluster)
+        self.welcoming = True
+        self.reloaded: str | Exception = "reloaded: generation 2 serves"
+        self.reloads = 0
+
+    async def reload(self) -> str:
+        self.reloads += 1
+        if isinstance(self.reloaded, Exception):
+            raise self.reloaded
+        return self.reloaded
+
+    def drain(self, node: str, timeout_s: float, sticky: Sticky = "keep") -> Drain:
+        return self.drains.begin(node, timeout_s, sticky)
+
+    def disable(self, node: str) -> None:
+        self.cluster.set_state(node, AdminState.DISABLED)
+        self.drains.forget(node)
+
+    async def ready(self, node: str) -> None:
+        self.drains.forget(node)
+        self.cluster.set_state(node, AdminState.READY)
+
+    def count(self, row: int, cell: Counter, number: int) -> None:
+        """Have a worker say so of an endpoint."""
+        self.cluster.views[-1].board.counters(0, row)[cell] = number
+
+
+@pytest.fixture
+async def supervisor(tmp_path: Path) -> AsyncIterator[FakeSupervisor]:
+    async with open_session() as session:
+        cluster = Cluster(tmp_path, session)
+        cluster.adopt(await cluster.view(load(None, TREE), 1))
+        yield FakeSupervisor(cluster)
+        cluster.stop()
+
+
+@pytest.fixture
+async def client(aiohttp_client: AiohttpClient, supervisor: FakeSupervisor) -> Client:
+    return await aiohttp_client(application(supervisor))
+
+
+async def problem(response: ClientResponse) -> dict[str, Any]:
+    """The problem of an answer; it must be one, and agree with the status."""
+    assert response.content_type == "application/problem+json"
+    body: dict[str, Any] = await response.json(content_type=None)
+    assert body["status"] == response.status
+    assert body["type"] == "about:blank"
+    assert body["title"]
+    return body
+
+
+async def node(client: Client, name: str) -> dict[str, Any]:
+    response = await client.get(f"/api/v1/nodes/{name}")
+    assert response.status == 200
+    body: dict[str, Any] = await response.json()
+    return body
+
+
+# --- health of ourselves ---
+
+
+async def test_we_are_alive_whether_clients_are_welcome_or_not(
+    client: Client, supervisor: FakeSupervisor
+) -> None:
+    supervisor.welcoming = False
+    assert (await client.get("/healthz")).status == 200
+
+
+async def test_we_are_ready_while_clients_are_welcome(client: Client, supervisor: FakeSupervisor) -> None:
+    assert (await client.get("/readyz")).status == 200
+    supervisor.welcoming = False
+    response = await client.get("/readyz")
+    assert (await problem(response))["status"] == 503
+
+
+# --- nodes ---
+
+
+async def test_all_nodes_are_told_in_the_order_of_the_settings(client: Client) -> None:
+    body = await (await client.get("/api/v1/nodes")).json()
+    assert [one["name"] for one in body["nodes"]] == ["node1", "node2"]
+    assert [list(one["services"]) for one in body["nodes"]] == [["web"], ["web", "sites"]]
+    assert body["nodes"][1] == await node(client, "node2")
+
+
+async def test_a_node_is_told_with_what_is_known_of_each_of_its_endpoints(
+    client: Client, supervisor: FakeSupervisor
+) -> None:
+    [row] = supervisor.cluster.rows("node1")
+    row.watched.last = Result(False, "connection refused", 0.0015)
+    for cell, number in [(Counter.ACTIVE, 3), (Counter.TUNNELS, 1), (Counter.IDLE, 5)]:
+        supervisor.count(0, cell, number)
+    for cell, number in [(Counter.TOTAL, 70), (Counter.RETRIES, 2), (Counter.CONNECT_FAILURES, 4)]:
+        supervisor.count(0, cell, number)
+    body = await node(client, "node1")
+    totals = body["services"]["web"].pop("totals")
+    assert body == {
+        "name": "node1",
+        "state": "ready",
+        "drain": None,
+        "left": {"requests": 2, "tunnels": 1, "idle": 5},
+        "services": {
+            "web": {
+                "address": "127.0.0.1:9",
+                "health": "down",  # nobody listens there, as the first probe found
+                "ejected": False,
+                "weight": 2,
+                "priority": 0,
+                "probe": {"passed": False, "reason": "connection refused", "took_ms": 1.5},
+                "gauges": {"active": 3, "tunnels": 1, "idle": 5},
+            }
+        },
+    }
+    assert totals["requests"] == 70
+    assert totals["retries"] == 2
+    assert totals["connect_failures"] == 4
+    assert totals["status_5xx"] == 0
+
+
+async def test_gauges_and_histograms_are_not_among_the_totals(client: Client) -> None:
+    totals = (await node(client, "node1"))["services"]["web"]["totals"]
+    assert not {"active", "tunnels", "idle", "ejected_until", "connect_time", "first_byte"} & {*totals}
+
+
+async def test_an_endpoint_that_nobody_probes_has_no_last_probe_and_is_up(client: Client) -> None:
+    sites = (await node(client, "node2"))["services"]["sites"]
+    assert (sites["probe"], sites["health"]) == (None, "up")
+    assert (sites["address"], sites["priority"]) == ("127.0.0.2:81", 1)
+
+
+async def test_the_first_probe_of_an_endpoint_is_told(client: Client) -> None:
+    probe = (await node(client, "node1"))["services"]["web"]["probe"]
+    assert (probe["passed"], probe["reason"]) == (False, "connection refused")
+
+
+async def test_an_endpoint_that_live_traffic_took_out_is_told_as_ejected(
+    client: Client, supervisor: FakeSupervisor
+) -> None:
+    now_ms = int(asyncio.get_running_loop().time() * 1000)
+    supervisor.count(0, Counter.EJECTED_UNTIL, now_ms + 60_000)
+    supervisor.count(1, Counter.EJECTED_UNTIL, now_ms - 1)
+    assert (await node(client, "node1"))["services"]["web"]["ejected"] is True
+    assert (await node(client, "node2"))["services"]["web"]["ejected"] is False
+
+
+# --- orders ---
+
+
+async def test_disable_and_ready_change_the_state_and_return_the_node(client: Client) -> None:
+    disabled = await client.post("/api/v1/nodes/node1/disable")
+    assert (disabled.status, (await disabled.json())["state"]) == (200, "disabled")
+    assert (await node(client, "node2"))["state"] == "ready"
+    ready = await client.post("/api/v1/nodes/node1/ready", json={})
+    assert (ready.status, (await ready.json())["state"]) == (200, "ready")
+
+
+async def test_a_drain_without_a_body_keeps_sticky_clients_for_30_seconds(
+    client: Client, supervisor: FakeSupervisor
+) -> None:
+    supervisor.count(0, Counter.ACTIVE, 1)
+    body = await (await client.post("/api/v1/nodes/node1/drain")).json()
+    assert body["state"] == "drain"
+    assert 29 < body["drain"]["seconds_left"] <= 30
+    assert (body["drain"]["sticky"], body["drain"]["outcome"]) == ("keep", None)
+
+
+@pytest.mark.parametrize("duration", ["1m30s", "90", 90, 90.0])
+async def test_a_drain_takes_a_duration_or_seconds_and_what_sticky_clients_do(
+    client: Client, supervisor: FakeSupervisor, duration: object
+) -> None:
+    supervisor.count(0, Counter.ACTIVE, 1)
+    order = {"timeout": duration, "sticky": "move"}
+    body = await (await client.post("/api/v1/nodes/node1/drain", json=order)).json()
+    assert 89 < body["drain"]["seconds_left"] <= 90
+    assert body["drain"]["sticky"] == "move"
+
+
+@pytest.mark.parametrize(("active", "outcome"), [(0, "empty"), (1, "deadline")])
+async def test_it_is_told_how_a_drain_ended(
+    client: Client, supervisor: FakeSupervisor, active: int, outcome: str
+) -> None:
+    supervisor.count(0, Counter.ACTIVE, active)
+    await client.post("/api/v1/nodes/node1/drain", json={"timeout": "200ms"})
+    async with asyncio.timeout(5):
+        await supervisor.drains.of["node1"].over.wait()
+    body = await node(client, "node1")
+    assert body["state"] == "disabled"
+    assert body["drain"] == {"seconds_left": None, "sticky": "keep", "outcome": outcome}
+
+
+async def test_a_reload_returns_what_came_of_it(client: Client) -> None:
+    response = await client.post("/api/v1/reload")
+    assert (response.status, await response.json()) == (200, {"outcome": "reloaded: generation 2 serves"})
+
+
+@pytest.mark.parametrize(
+    ("error", "problems"),
+    [
+        (ConfigError(["t.toml:1: a", "t.toml:2: b"]), ["t.toml:1: a", "t.toml:2: b"]),
+        (StartFailed("c"), ["c"]),
+    ],
+)
+async def test_a_reload_that_changed_nothing_returns_every_problem(
+    client: Client, supervisor: FakeSupervisor, error: Exception, problems: list[str]
+) -> None:
+    supervisor.reloaded = error
+    response = await client.post("/api/v1/reload")
+    assert response.status == 422
+    assert (await problem(response))["problems"] == problems
+
+
+async def test_a_drain_is_over_once_a_reload_has_dropped_its_node(
+    client: Client, supervisor: FakeSupervisor
+) -> None:
+    supervisor.count(0, Counter.ACTIVE, 1)
+    await client.post("/api/v1/nodes/node1/drain")
+    without = {**TREE, "nodes": {"node2": TREE["nodes"]["node2"]}}
+    supervisor.cluster.adopt(await supervisor.cluster.view(load(None, without), 1))
+    drain = supervisor.drains.of["node1"]
+    async with asyncio.timeout(5):
+        await drain.over.wait()
+    assert drain.outcome == "ended otherwise"
+    assert (await client.get("/api/v1/nodes/node1")).status == 404
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize("verb", ["", "/drain", "/disable", "/ready"])
+async def test_an_unknown_node_is_answered_with_the_nearest_known_one(client: Client, verb: str) -> None:
+    target = f"/api/v1/nodes/nod1{verb}"
+    response = await (client.post(target) if verb else client.get(target))
+    assert response.status == 404
+    assert (await problem(response))["detail"] == 'nod1: unknown node, did you mean "node1"?'
+
+
+async def test_nothing_else_is_there(client: Client) -> None:
+    response = await client.get("/api/v2/nodes")
+    assert response.status == 404
+    assert (await problem(response))["detail"] == "there is nothing at /api/v2/nodes"
+
+
+@pytest.mark.parametrize("target", MUTATIONS)
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+async def test_only_post_changes_anything(
+    client: Client, supervisor: FakeSupervisor, method: str, target: str
+) -> None:
+    response = await client.request(method, target)
+    assert (response.status, response.headers["Allow"]) == (405, "POST")
+    assert (await problem(response))["detail"] == f"{target} takes POST, not {method}"
+    assert supervisor.cluster.states["node1"] is AdminState.READY
+    assert supervisor.reloads == 0
+
+
+async def test_nodes_are_not_posted(client: Client) -> None:
+    response = await client.post("/api/v1/nodes", json={})
+    assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
+    await problem(response)
+
+
+@pytest.mark.parametrize("target", MUTATIONS)
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"{", "the body is not JSON"),
+        (b"\xff", "the body is not JSON"),
+        (b"[" * 60_000, "the body is not JSON"),
+        (b"[]", "the body must be a JSON object"),
+        (b'{"timeoutt": 1}', "timeoutt: unknown key"),
+    ],
+)
+async def test_a_wrong_body_changes_nothing(
+    client: Client, supervisor: FakeSupervisor, target: str, body: bytes, detail: str
+) -> None:
+    response = await client.post(target, data=body)
+    assert response.status == 400
+    assert (await problem(response))["detail"].startswith(detail)
+    assert supervisor.cluster.states["node1"] is AdminState.READY
+    assert supervisor.reloads == 0
+
+
+@pytest.mark.parametrize(
+    ("order", "problems"),
+    [
+        ({"timeout": "soon"}, ['timeout: must be a duration such as "5s", or "0s", not "soon"']),
+        ({"timeout": True}, ['timeout: must be a duration such as "5s", or "0s", not true']),
+        ({"timeout": -1}, ['timeout: must be a duration such as "5s", or "0s", not -1']),
+        ({"timeout": None}, ['timeout: must be a duration such as "5s", or "0s", not None']),
+        ({"sticky": 5}, ['sticky: must be "keep" or "move", not 5']),
+        ({"stick": "keep"}, ['stick: unknown key, did you mean "sticky"?']),
+    ],
+)
+async def test_a_wrong_order_is_answered_with_what_is_wrong_in_it(
+    client: Client, supervisor: FakeSupervisor, order: dict[str, object], problems: list[str]
+) -> None:
+    response = await client.post("/api/v1/nodes/node1/drain", json=order)
+    assert response.status == 400
+    assert (await problem(response))["problems"] == problems
+    assert supervisor.cluster.states["node1"] is AdminState.READY
+
+
+async def test_a_body_beyond_the_bound_is_refused(client: Client) -> None:
+    response = await client.post(MUTATIONS[0], data=b" " * (BODY_BYTES + 1))
+    assert response.status == 413
+    await problem(response)
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "BODY_S", 0.1)
+    never = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{"
+        await never.wait()
+
+    async with asyncio.timeout(5):
+        response = await client.post(MUTATIONS[0], data=body())
+        assert (await problem(response))["status"] == 408
+    response.close()
+
+
+@pytest.mark.parametrize("target", MUTATIONS)
+async def test_nothing_is_changed_during_a_start_or_a_stop(
+    client: Client, supervisor: FakeSupervisor, target: str
+) -> None:
+    supervisor.welcoming = False
+    response = await client.post(target)
+    assert response.status == 503
+    await problem(response)
+    assert supervisor.cluster.states["node1"] is AdminState.READY
+    assert supervisor.reloads == 0
+    assert (await client.get("/api/v1/nodes")).status == 200
+
+
+async def test_an_error_of_ours_is_a_problem_that_gives_nothing_away(
+    client: Client, supervisor: FakeSupervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor.reloaded = RuntimeError("secret")
+    response = await client.post("/api/v1/reload")
+    assert response.status == 500
+    assert "secret" not in str(await problem(response))
+    assert "secret" in caplog.text
+
+
+async def test_a_node_that_a_reload_drops_while_it_is_probed_is_unknown(
+    client: Client, supervisor: FakeSupervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ready(name: str) -> None:
+        raise KeyError(name)
+
+    monkeypatch.setattr(supervisor, "ready", ready)
+    assert (await client.post("/api/v1/nodes/node1/ready")).status == 404

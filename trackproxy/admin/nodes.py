@@ -1,0 +1,89 @@
+"""What is told of nodes: everything that an operator decides by, as it is at this moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from trackproxy.board import GAUGES, Counter, State
+from trackproxy.control.cluster import Cluster
+from trackproxy.control.drain import Drains
+from trackproxy.control.views import Key, Row
+
+HEALTHS = ("up", "down", "starting")  # by their number on the board
+
+_NAMES = {cell: "requests" if cell is Counter.TOTAL else cell.name.lower() for cell in Counter}
+_TOTALS = [cell for cell in Counter if cell not in GAUGES and cell < Counter.CONNECT_TIME]
+_GAUGES = (Counter.ACTIVE, Counter.TUNNELS, Counter.IDLE)
+
+
+def describe(cluster: Cluster, drains: Drains, names: Iterable[str]) -> list[dict[str, Any]]:
+    """Return what is known of each of these nodes, as JSON has it; durations in seconds unless named."""
+    names = list(names)
+    left, totals, ejected = cluster.left(names), cluster.totals(), _ejected(cluster)
+    healths = _healths(cluster)
+    nodes: dict[str, dict[str, Any]] = {
+        name: {
+            "name": name,
+            "state": cluster.states[name].value,
+            "drain": _drain(drains, name),
+            "left": left[name],
+            "services": {},
+        }
+        for name in names
+    }
+    for row in cluster.rows():
+        if row.config.node in nodes:
+            key = row.watched.key
+            service = _service(row, healths[key], totals[key]) | {"ejected": key in ejected}
+            nodes[row.config.node]["services"][key.service] = service
+    return list(nodes.values())
+
+
+def _drain(drains: Drains, name: str) -> dict[str, object] | None:
+    """Return the drain that is under way, or how the last one ended."""
+    drain = drains.of.get(name)
+    if drain is None:
+        return None
+    return {"seconds_left": drains.time_left(name), "sticky": drain.sticky, "outcome": drain.outcome}
+
+
+def _service(row: Row, health: str, counts: list[int]) -> dict[str, Any]:
+    return {
+        "address": str(row.config.address),
+        "health": health,
+        "weight": row.config.weight,
+        "priority": row.config.priority,
+        "probe": _probe(row),
+        "gauges": {_NAMES[cell]: counts[cell] for cell in _GAUGES},
+        "totals": {_NAMES[cell]: counts[cell] for cell in _TOTALS},
+    }
+
+
+def _probe(row: Row) -> dict[str, object] | None:
+    """Return the last probe; None if there was none yet, or if there is none to be."""
+    result = row.watched.last
+    if result is None or row.service.probe.type == "off":
+        return None
+    return {"passed": result.passed, "reason": result.reason, "took_ms": round(result.took_s * 1000, 3)}
+
+
+def _healths(cluster: Cluster) -> Mapping[Key, str]:
+    """Return what the newest board says of each endpoint."""
+    return {
+        row.watched.key: HEALTHS[view.board.state(index)[State.HEALTH]]
+        for view in cluster.views[-1:]
+        for index, row in enumerate(view.rows)
+    }
+
+
+def _ejected(cluster: Cluster) -> set[Key]:
+    """Return the endpoints that live traffic has taken out, at any worker, for now."""
+    now_ms = asyncio.get_running_loop().time() * 1000
+    return {
+        row.watched.key
+        for view in cluster.views
+        for row, until_ms in zip(view.rows, view.board.ejected_until(), strict=True)
+        if until_ms > now_ms
+    }
