@@ -26,11 +26,11 @@ from trackproxy.control.activation import Notifier, activated_sockets
 from trackproxy.control.children import FOR_SUPERVISOR, Child, Spare
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drain, Drains, Sticky
-from trackproxy.control.generation import Generation
+from trackproxy.control.generation import Crew, Ended, Generation
 from trackproxy.control.listeners import Listeners, by_place
 from trackproxy.control.memory import state_folder
 from trackproxy.control.sharing import Sharing
-from trackproxy.control.takeover import Crewed, Handover, become, receive, try_out
+from trackproxy.control.takeover import ENDED, Crewed, Handover, become, receive, try_out
 from trackproxy.control.views import View
 from trackproxy.control.watch import FileWatch
 from trackproxy.errors import ConfigError, StartFailed, TrackproxyError, UpgradeFailed
@@ -192,7 +192,9 @@ class Supervisor:
 
     def _adopt_one(self, one: Crewed, board: Board | None) -> None:
         """Take over one generation; without its BOARD its workers can only be told to end."""
-        crew = [Child(pid, socket.socket(fileno=fd), None) for pid, fd in one.workers]
+        crew: list[Crew] = [
+            Child(pid, socket.socket(fileno=fd), None) if pid else Ended() for pid, fd in one.workers
+        ]
         settings = one.settings or self._start.settings
         if board is None:
             view = View(Board.create(0, len(crew)), [], settings)
@@ -318,7 +320,8 @@ class Supervisor:
             log.info("upgrading: trying the new program")
             try:
                 serving = self.generations[-1]
-                if self._start.companion is not nullcontext or not serving.count:
+                inside = not all(generation.count for generation in self.generations)
+                if self._start.companion is not nullcontext or inside:
                     raise UpgradeFailed("it takes workers in processes of their own, and no demo")
                 if len(serving.children()) < serving.count:
                     raise UpgradeFailed("a worker is just being replaced; try again")
@@ -335,13 +338,18 @@ class Supervisor:
         states, endpoints = self.cluster.hand_over()
         generations = [
             Crewed(
-                number=one.number,
-                retired=one.retired,
-                settings=one.settings,
-                board_fd=one.view.board.fd,
-                workers=[(child.pid, child.control.fileno()) for child in one.children()],
+                number=generation.number,
+                retired=generation.retired,
+                settings=generation.settings,
+                board_fd=generation.view.board.fd,
+                workers=[
+                    (one.pid, one.control.fileno())
+                    if isinstance(one, Child) and not one.death.done()
+                    else ENDED
+                    for one in generation.crew
+                ],
             )
-            for one in self.generations
+            for generation in self.generations
         ]
         return Handover(self._listeners.rows, generations, states, endpoints)
 

@@ -25,7 +25,7 @@ from trackproxy.settings import load
 
 Client = TestClient[Request, Application]
 
-TREE = {
+TREE: dict[str, Any] = {
     "nodes": {"node1": {"address": "127.0.0.1:9", "weight": 2}, "node2": {"address": "127.0.0.2:9"}},
     "services": {
         "web": {"protocol": "http", "listen": ["127.0.0.1:0"], "probe": {"type": "tcp"}},

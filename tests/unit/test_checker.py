@@ -271,6 +271,34 @@ def test_however_often_it_is_poked_an_endpoint_is_probed_a_few_times_per_fast_in
     play(scene)
 
 
+def test_a_suspicion_against_an_endpoint_that_is_down_is_no_news() -> None:
+    async def scene() -> None:
+        run = Run(FAIL, took_s=0.1)
+        await run.probing()
+        run.checker.poke()
+        await run.probed(1)  # it began before the poke
+        await run.probed(2)
+        assert not run.verdict.up
+        run.checker.poke()
+        await run.probed(3)
+        assert run.pauses_s[1] > 0.8 * INTERVAL_S
+
+    play(scene)
+
+
+def test_suspicions_during_the_probe_that_takes_it_down_are_no_news_either() -> None:
+    async def scene() -> None:
+        run = Run(FAIL, took_s=0.1)
+        run.checker.poke()
+        await run.probing()
+        run.checker.poke()
+        await run.probed(2)
+        assert not run.verdict.up
+        assert run.pauses_s[0] > 0.8 * INTERVAL_S
+
+    play(scene)
+
+
 def test_a_poke_that_comes_too_soon_is_followed_later() -> None:
     async def scene() -> None:
         run = Run()

@@ -75,6 +75,26 @@ class Inside:
         """It shares our fate."""
 
 
+class Ended:
+    """A worker that had ended before another program took its generation over."""
+
+    def __init__(self) -> None:
+        self.ready, self.closed = asyncio.Event(), asyncio.Event()
+        self.death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.death.set_result("ended")
+        self.on_suspect: Callable[[int], None] = lambda index: None
+
+    def retire(self, grace_s: float) -> None:
+        """It is gone."""
+
+    stop = retire
+
+    def end(self) -> None:
+        """It is gone."""
+
+    kill = end
+
+
 class Generation:
     """The workers of one configuration.
 
@@ -127,7 +147,7 @@ class Generation:
         """Return the worker processes that run."""
         return [worker for worker in self.crew if isinstance(worker, Child) and not worker.death.done()]
 
-    def adopt(self, crew: list[Child], *, replaced: bool) -> None:
+    def adopt(self, crew: list[Crew], *, replaced: bool) -> None:
         """Take over workers that another program has started; REPLACED: when they die, as our own are."""
         for child in crew:
             child.on_suspect = self._pass_suspicion
@@ -169,9 +189,9 @@ class Generation:
         while not self.retired:
             started = time()
             death = await self.crew[number].death
-            self.view.board.retire(number)
             if self.retired:
                 return
+            self.view.board.retire(number)
             young = time() - started < OLD_S
             log.error(
                 "worker %d %s; another one starts%s",
@@ -251,7 +271,7 @@ class Generation:
     async def _await_end(self) -> None:
         """Wait for the last worker; who does not end by itself is killed."""
         time = asyncio.get_running_loop().time
-        while alive := [worker for worker in self.crew if not worker.death.done()]:
+        while alive := self._alive():
             if time() >= self._end_by:
                 for worker in alive:
                     log.error("a worker of generation %d does not end and is killed", self.number)
@@ -260,6 +280,12 @@ class Generation:
             self._hurried.clear()
             await self._change_among(alive)
         self.over.set()
+
+    def _alive(self) -> list[Crew]:
+        for number, worker in enumerate(self.crew):
+            if worker.death.done():
+                self.view.bury(number)
+        return [worker for worker in self.crew if not worker.death.done()]
 
     async def _change_among(self, alive: list[Crew]) -> None:
         """Wait until one of them has ended, or the deadline has come, or is another one."""

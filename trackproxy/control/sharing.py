@@ -61,6 +61,7 @@ class Sharing:
                     Cell(view.board, worker, index)
                     for view, index in where
                     for worker in range(view.board.workers)
+                    if worker not in view.gone
                 ]
                 self._share(limit, cells, in_vain, now)
 

@@ -27,6 +27,7 @@ from trackproxy.errors import UpgradeFailed
 from trackproxy.settings import Settings
 
 FORMAT = 1
+ENDED = (0, -1)
 TRIAL_S = 60.0
 
 
@@ -35,7 +36,7 @@ class Crewed:
     """A generation as it is handed on.
 
     settings: None if they cannot be read.
-    workers: process id and descriptor of the control socket, by number.
+    workers: process id and descriptor of the control socket, by number; ENDED for those that have ended.
     """
 
     number: int
@@ -65,7 +66,7 @@ class Handover:
         """Return what has to stay open."""
         fds = [listener.fileno() for row in self.rows.values() for listener in row]
         for generation in self.generations:
-            fds += [generation.board_fd, *(fd for _, fd in generation.workers)]
+            fds += [generation.board_fd, *(fd for pid, fd in generation.workers if pid)]
         return fds
 
     def dump(self) -> bytes:

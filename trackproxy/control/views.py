@@ -58,11 +58,21 @@ class Row(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class View:
-    """The board of one generation of workers, and what its rows stand for."""
+    """The board of one generation of workers, and what its rows stand for.
+
+    gone: numbers of workers that have ended and are not replaced.
+    """
 
     board: Board
     rows: list[Row]
     settings: Settings
+    gone: set[int] = field(default_factory=set)
+
+    def bury(self, worker: int) -> None:
+        """A worker has ended for good: it has nothing open, and takes no part in limits any more."""
+        if worker not in self.gone:
+            self.gone.add(worker)
+            self.board.retire(worker)
 
     def carry(self) -> None:
         """Add the totals of its workers, which are gone, to what is known of each endpoint."""

@@ -58,8 +58,11 @@ class Checker:
     def poke(self, *, suspected: bool = True) -> None:
         """Have it probed at once, or right after a probe that is under way; cheap to call again and again.
 
-        suspected: live traffic speaks against it now, so that one bad result takes it down.
+        suspected: live traffic speaks against it now, so that one bad result takes it down. Of one that is
+        down already that is no news.
         """
+        if suspected and not self.verdict.up:
+            return
         self._suspected |= suspected
         self._poked = True
         self._awake.set()
@@ -101,6 +104,9 @@ class Checker:
         suspected, self._suspected = self._suspected, False
         result = await self._probe()
         changed = not result.local and self.verdict.observe(result.passed, suspected=suspected)
+        if changed and not result.passed:
+            self._suspected = self._poked = False  # who spoke against it meanwhile was right
+            self._awake.clear()
         self._report(result, changed)
 
     async def _probe(self) -> Result:
