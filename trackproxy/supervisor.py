@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -23,10 +23,10 @@ import uvloop
 from trackproxy.admin.unix_socket import reachable
 from trackproxy.board import Board
 from trackproxy.control.activation import Notifier, activated_sockets
-from trackproxy.control.children import FOR_SUPERVISOR, Child, Spare
+from trackproxy.control.children import FOR_SUPERVISOR, Child, Ended, Spare
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drain, Drains, Sticky
-from trackproxy.control.generation import Crew, Ended, Generation
+from trackproxy.control.generation import Crew, Generation
 from trackproxy.control.listeners import Listeners, by_place
 from trackproxy.control.memory import state_folder
 from trackproxy.control.sharing import Sharing
@@ -120,6 +120,17 @@ def count_workers(settings: Settings) -> int:
     return len(os.sched_getaffinity(0)) if settings.workers == "auto" else int(settings.workers)
 
 
+async def _all_over(generations: Iterable[Generation]) -> None:
+    for generation in generations:
+        await generation.over.wait()
+
+
+def _handed(worker: Crew) -> tuple[int, int]:
+    if isinstance(worker, Child) and not worker.death.done():
+        return worker.pid, worker.control.fileno()
+    return ENDED
+
+
 class Supervisor:
     """Everything that outlives a configuration.
 
@@ -189,6 +200,8 @@ class Supervisor:
         for one, board in zip(handover.generations, boards, strict=True):
             self._adopt_one(one, board)
         self._numbers = max(one.number for one in handover.generations)
+        for drain in handover.drains:
+            self.drains.begin(*drain)
 
     def _adopt_one(self, one: Crewed, board: Board | None) -> None:
         """Take over one generation; without its BOARD its workers can only be told to end."""
@@ -315,10 +328,10 @@ class Supervisor:
         Raises UpgradeFailed if that would not start; everything is as before then.
         """
         async with self._reloading:
-            if self.stopped.is_set():
-                raise UpgradeFailed("this trackproxy is stopping")
             log.info("upgrading: trying the new program")
             try:
+                if self.stopped.is_set():
+                    raise UpgradeFailed("this trackproxy is stopping")
                 serving = self.generations[-1]
                 inside = not all(generation.count for generation in self.generations)
                 if self._start.companion is not nullcontext or inside:
@@ -342,16 +355,11 @@ class Supervisor:
                 retired=generation.retired,
                 settings=generation.settings,
                 board_fd=generation.view.board.fd,
-                workers=[
-                    (one.pid, one.control.fileno())
-                    if isinstance(one, Child) and not one.death.done()
-                    else ENDED
-                    for one in generation.crew
-                ],
+                workers=[_handed(one) for one in generation.crew],
             )
             for generation in self.generations
         ]
-        return Handover(self._listeners.rows, generations, states, endpoints)
+        return Handover(self._listeners.rows, generations, states, endpoints, self.drains.under_way())
 
     def _status(self) -> str:
         settings = self.generations[-1].settings
@@ -437,20 +445,19 @@ class Supervisor:
         self._listeners.close()  # the workers have theirs, and close them once nobody waits there
         for generation in generations:
             generation.stop(settings.grace)
-        await self._unless_hurried(asyncio.gather(*(generation.over.wait() for generation in generations)))
+        await self._unless_hurried(_all_over(generations))
         for generation in generations:
             generation.end()
-        for generation in generations:
-            await generation.over.wait()
+        await _all_over(generations)
         self._spare.end()
         for task in self._tasks:
             task.cancel()
         log.info("stopped")
 
-    async def _unless_hurried(self, work: Awaitable[object]) -> None:
+    async def _unless_hurried(self, work: Coroutine[object, object, object]) -> None:
         """Wait for WORK, but not after a second signal."""
-        waiting: asyncio.Future[object] = asyncio.ensure_future(work)
-        hurry: asyncio.Future[object] = asyncio.ensure_future(self.hurried.wait())
+        waiting: asyncio.Task[object] = asyncio.create_task(work)
+        hurry: asyncio.Task[object] = asyncio.create_task(self.hurried.wait())
         await asyncio.wait({waiting, hurry}, return_when=asyncio.FIRST_COMPLETED)
         for task in (waiting, hurry):
             task.cancel()

@@ -52,7 +52,14 @@ class Drains:
         self.of: dict[str, Drain] = {}
 
     def begin(self, node: str, timeout_s: float, sticky: Sticky = "keep") -> Drain:
-        """Begin to drain NODE, or set another deadline; raises KeyError if there is no such node."""
+        """Begin to drain NODE, or set another deadline; raises KeyError if there is no such node.
+
+        One that is disabled has nothing left to drain.
+        """
+        if self._cluster.states[node] is AdminState.DISABLED:
+            drain = self.of[node] = Drain(node, asyncio.get_running_loop().time(), sticky)
+            drain.end("empty")
+            return drain
         self._cluster.set_state(node, AdminState.DRAIN)
         self.forget(node)
         drain = self.of[node] = Drain(node, asyncio.get_running_loop().time() + timeout_s, sticky)
@@ -64,6 +71,10 @@ class Drains:
         if node in self._tasks:
             self._tasks.pop(node).cancel()
             self.of[node].end("ended otherwise")
+
+    def under_way(self) -> list[tuple[str, float, Sticky]]:
+        """Return node, seconds left and sticky of each drain that lasts; `begin` takes them."""
+        return [(node, self.time_left(node) or 0.0, self.of[node].sticky) for node in self._tasks]
 
     def time_left(self, node: str) -> float | None:
         """Return the seconds until the drain of NODE ends; None if there is none."""

@@ -75,26 +75,6 @@ class Inside:
         """It shares our fate."""
 
 
-class Ended:
-    """A worker that had ended before another program took its generation over."""
-
-    def __init__(self) -> None:
-        self.ready, self.closed = asyncio.Event(), asyncio.Event()
-        self.death: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.death.set_result("ended")
-        self.on_suspect: Callable[[int], None] = lambda index: None
-
-    def retire(self, grace_s: float) -> None:
-        """It is gone."""
-
-    stop = retire
-
-    def end(self) -> None:
-        """It is gone."""
-
-    kill = end
-
-
 class Generation:
     """The workers of one configuration.
 

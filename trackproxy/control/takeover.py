@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from trackproxy.board import Board, BoardError
 from trackproxy.control.children import FOR_SUPERVISOR
+from trackproxy.control.drain import Sticky
 from trackproxy.control.listeners import Place, Row
 from trackproxy.errors import UpgradeFailed
 from trackproxy.settings import Settings
@@ -55,12 +56,16 @@ class Crewed:
 
 @dataclass(slots=True, eq=False)
 class Handover:
-    """Everything that is handed on. states: by node. endpoints: what is known of each, by its key's text."""
+    """Everything that is handed on.
+
+    states: by node. endpoints: what is known of each, by its key's text. drains: node, seconds left, sticky.
+    """
 
     rows: Mapping[Place, Row]
     generations: list[Crewed]
     states: dict[str, str] = field(default_factory=dict)
     endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    drains: list[tuple[str, float, Sticky]] = field(default_factory=list)
 
     def descriptors(self) -> list[int]:
         """Return what has to stay open."""
@@ -87,6 +92,7 @@ class Handover:
                 ],
                 "states": self.states,
                 "endpoints": self.endpoints,
+                "drains": self.drains,
             }
         ).encode()
 
@@ -109,7 +115,8 @@ class Handover:
             )
             for one in tree["generations"]
         ]
-        handover = cls(rows, generations, tree["states"], tree["endpoints"])
+        drains = [(node, left_s, sticky) for node, left_s, sticky in tree["drains"]]
+        handover = cls(rows, generations, tree["states"], tree["endpoints"], drains)
         for fd in handover.descriptors():
             os.set_inheritable(fd, False)
         return handover
