@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,12 +22,12 @@ from trackproxy.commands.client import Client, Refused, Unreachable
 from trackproxy.commands.drain import Show, wait
 from trackproxy.commands.place import find_socket
 from trackproxy.commands.table import table
-from trackproxy.control.watch import FileWatch
 from trackproxy.errors import ConfigError, ListenError, StartFailed
-from trackproxy.explain import explain
-from trackproxy.settings import Settings, load
-from trackproxy.supervisor import Start, rehearse
-from trackproxy.supervisor import serve as serve_until_stopped
+
+# What only `serve`, `check` and `demo` need is imported there: the others answer twice as soon without.
+if TYPE_CHECKING:
+    from trackproxy.settings import Settings
+    from trackproxy.supervisor import Start
 
 app = typer.Typer(
     name="trackproxy",
@@ -93,6 +93,10 @@ def serve(
     take_over: Annotated[int, typer.Option("--take-over", hidden=True)] = 0,
 ) -> None:
     """Serve a settings file (-c FILE), or in short: --listen :8080 --to a:80 --to b:80."""
+    from trackproxy.control.watch import FileWatch
+    from trackproxy.settings import load
+    from trackproxy.supervisor import Start
+
     if config is not None and (listen or to or balance):
         raise typer.BadParameter("give either -c FILE or --listen, --to and --balance, not both")
     if config is None and not (listen and to):
@@ -110,7 +114,7 @@ def serve(
         watch=file_watch,
         take_over=take_over,
     )
-    raise typer.Exit(_serve(start, rehearse if trial else serve_until_stopped))
+    raise typer.Exit(_serve(start, trial=trial))
 
 
 @app.command()
@@ -121,6 +125,9 @@ def check(
     ] = False,
 ) -> None:
     """Check a settings file as serve would, without opening a listener."""
+    from trackproxy.explain import explain
+    from trackproxy.settings import Settings
+
     if explain_all:
         typer.echo("\n".join(explain(Settings)))
         raise typer.Exit
@@ -138,6 +145,7 @@ def demo(
 ) -> None:
     """Serve three demo nodes in this process, and show what to try."""
     from trackproxy import demo as demo_nodes
+    from trackproxy.supervisor import Start
 
     try:
         banner = demo_nodes.banner(listen)
@@ -227,6 +235,8 @@ def _quick_form(listen: list[str], to: list[str], balance: str | None) -> dict[s
 
 
 def _load(config: Path | None, overrides: dict[str, Any] | None = None) -> Settings:
+    from trackproxy.settings import load
+
     try:
         return load(config, overrides)
     except ConfigError as error:
@@ -238,9 +248,11 @@ def _show_problems(problems: list[str]) -> None:
     typer.echo("\n".join([*problems, _count(len(problems), "problem")]), err=True)
 
 
-def _serve(start: Start, how: Callable[[Start], int] = serve_until_stopped) -> int:
+def _serve(start: Start, *, trial: bool = False) -> int:
+    from trackproxy import supervisor
+
     try:
-        return how(start)
+        return supervisor.rehearse(start) if trial else supervisor.serve(start)
     except (ListenError, StartFailed) as error:
         typer.echo(f"trackproxy: {error}", err=True)
         return 1

@@ -139,7 +139,7 @@ def test_a_path_that_was_handed_over_is_left_to_its_owner_and_what_fits_nothing_
         stage.write(f"unix:{path}")
         activate(stage, listener, other)
         number = other.getsockname()[1]
-        assert f"the service manager's socket 127.0.0.1:{number} fits no listener" in stage.log
+        stage.expect(f"the service manager's socket 127.0.0.1:{number} fits no listener")
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
             assert status_of(client) == b"200"

@@ -10,9 +10,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from trackproxy.admin.unix_socket import NAME, reachable
+from trackproxy.admin.unix_socket import reachable
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drain, Drains, Sticky
+from trackproxy.control.memory import CONTROL_SOCKET
 from trackproxy.health.probes import open_session
 
 
@@ -56,56 +57,56 @@ async def answers(path: Path) -> bool:
 async def test_it_answers_its_own_user_alone_and_is_gone_afterwards(idle: Idle, tmp_path: Path) -> None:
     folder = tmp_path / "state" / "deep"
     async with reachable(idle, folder):
-        assert await answers(folder / NAME)
-        assert (folder / NAME).stat().st_mode & 0o777 == 0o600
+        assert await answers(folder / CONTROL_SOCKET)
+        assert (folder / CONTROL_SOCKET).stat().st_mode & 0o777 == 0o600
         assert folder.stat().st_mode & 0o777 == 0o700
-        assert os.listdir(folder) == [NAME]
+        assert os.listdir(folder) == [CONTROL_SOCKET]
     assert os.listdir(folder) == []
 
 
 async def test_what_a_dead_process_left_behind_is_replaced(idle: Idle, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(tmp_path / NAME))
+        dead.bind(str(tmp_path / CONTROL_SOCKET))
     async with reachable(idle, tmp_path):
-        assert await answers(tmp_path / NAME)
+        assert await answers(tmp_path / CONTROL_SOCKET)
 
 
 async def test_a_live_process_keeps_its_socket_and_the_other_one_says_so(
     idle: Idle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with reachable(idle, tmp_path):
-        before = (tmp_path / NAME).stat().st_ino
+        before = (tmp_path / CONTROL_SOCKET).stat().st_ino
         async with reachable(idle, tmp_path):
-            assert f"another trackproxy, which answers at {tmp_path / NAME}" in caplog.text
-        assert (tmp_path / NAME).stat().st_ino == before
-        assert await answers(tmp_path / NAME)
+            assert f"another trackproxy, which answers at {tmp_path / CONTROL_SOCKET}" in caplog.text
+        assert (tmp_path / CONTROL_SOCKET).stat().st_ino == before
+        assert await answers(tmp_path / CONTROL_SOCKET)
 
 
 async def test_a_socket_whose_queue_is_full_is_not_taken_for_a_dead_one(
     idle: Idle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first:
-        busy.bind(str(tmp_path / NAME))
+        busy.bind(str(tmp_path / CONTROL_SOCKET))
         busy.listen(0)
-        first.connect(str(tmp_path / NAME))
+        first.connect(str(tmp_path / CONTROL_SOCKET))
         async with reachable(idle, tmp_path):
             assert "another trackproxy" in caplog.text
 
 
 async def test_only_the_own_socket_is_removed_at_the_end(idle: Idle, tmp_path: Path) -> None:
     async with reachable(idle, tmp_path):
-        (tmp_path / NAME).rename(tmp_path / "kept")
-        (tmp_path / NAME).write_text("another's")
-    assert (tmp_path / NAME).read_text() == "another's"
+        (tmp_path / CONTROL_SOCKET).rename(tmp_path / "kept")
+        (tmp_path / CONTROL_SOCKET).write_text("another's")
+    assert (tmp_path / CONTROL_SOCKET).read_text() == "another's"
 
 
 async def test_what_is_no_socket_is_left_alone(
     idle: Idle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / NAME).write_text("a file")
+    (tmp_path / CONTROL_SOCKET).write_text("a file")
     async with reachable(idle, tmp_path):
         assert "is in the way" in caplog.text
-    assert (tmp_path / NAME).read_text() == "a file"
+    assert (tmp_path / CONTROL_SOCKET).read_text() == "a file"
 
 
 async def test_a_path_that_is_too_long_is_a_warning(
@@ -125,8 +126,8 @@ async def test_a_folder_that_cannot_be_made_is_a_warning(
 
 
 async def test_the_longest_path_that_the_system_allows_works(idle: Idle, tmp_path: Path) -> None:
-    room = 107 - len(str(tmp_path / "x" / NAME)) + 1
+    room = 107 - len(str(tmp_path / "x" / CONTROL_SOCKET)) + 1
     folder = tmp_path / ("x" * room)
-    assert len(str(folder / NAME)) == 107
+    assert len(str(folder / CONTROL_SOCKET)) == 107
     async with reachable(idle, folder):
-        assert await answers(folder / NAME)
+        assert await answers(folder / CONTROL_SOCKET)

@@ -19,12 +19,12 @@ from pathlib import Path
 from aiohttp import web
 
 from trackproxy.admin.api import Operated, application
+from trackproxy.control.memory import CONTROL_SOCKET
 from trackproxy.errors import TrackproxyError
 from trackproxy.units import SUN_PATH_BYTES
 
 log = logging.getLogger(__name__)
 
-NAME = "control.sock"
 BACKLOG = 16
 KNOCK_S = 1.0  # for a process that listens there to show that it does
 END_S = 1.0  # for answers that are still on their way when all is over
@@ -40,7 +40,7 @@ class Unavailable(TrackproxyError):
 @asynccontextmanager
 async def reachable(operated: Operated, folder: Path) -> AsyncIterator[None]:
     """Answer operators at FOLDER/control.sock inside this block, if that can be done."""
-    path = folder / NAME
+    path = folder / CONTROL_SOCKET
     opened = _open_or_warn(path)
     if opened is None:
         yield
@@ -78,7 +78,7 @@ def _open(path: Path) -> tuple[socket.socket, Identity]:
         )
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _must_be_free(path)
-    draft = path.with_name(f".c{os.getpid()}")  # no longer than NAME
+    draft = path.with_name(f".c{os.getpid()}")  # no longer than CONTROL_SOCKET
     draft.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

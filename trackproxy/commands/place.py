@@ -9,8 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from trackproxy.admin.unix_socket import NAME
-from trackproxy.control.memory import state_folder
+from trackproxy.control.memory import CONTROL_SOCKET, state_folder
 from trackproxy.errors import ConfigError
 from trackproxy.sources import Environment, Sources, TomlFile, read_toml
 
@@ -21,7 +20,7 @@ def find_socket(config: Path | None) -> Path:
     """Return where the trackproxy of CONFIG is reached; raises ConfigError if there is no such file."""
     file = TomlFile() if config is None else _read(config)
     state_dir: Any = Sources(file, Environment(), {}).merged().get("state_dir")
-    return state_folder(state_dir if isinstance(state_dir, str) else "") / NAME
+    return state_folder(state_dir if isinstance(state_dir, str) else "") / CONTROL_SOCKET
 
 
 def _read(config: Path) -> TomlFile:

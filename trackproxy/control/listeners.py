@@ -114,11 +114,11 @@ class Listeners:
         """Close all sockets but those that KEEP has; paths are removed with theirs."""
         kept = {listener for row in (keep.rows.values() if keep else ()) for listener in row}
         for place, row in self.rows.items():
-            theirs = any(is_theirs(listener.fileno()) for listener in row)
+            bound = [listener for listener in row if not is_theirs(listener.fileno())]  # by us
             for listener in row:
                 if listener not in kept:
                     listener.close()
-            if place.family == socket.AF_UNIX and not (keep and place in keep.rows) and not theirs:
+            if place.family == socket.AF_UNIX and bound and not (keep and place in keep.rows):
                 with suppress(OSError):
                     os.unlink(place.host)
 

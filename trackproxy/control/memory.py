@@ -11,6 +11,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 FILE = "health.json"
+CONTROL_SOCKET = "control.sock"  # where commands reach the running supervisor
 
 
 def state_folder(configured: str) -> Path:

@@ -1,0 +1,196 @@
+"""What the supervisor knows of nodes and endpoints, on real boards: over reloads, upgrades and restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trackproxy.board import Counter, State
+from trackproxy.control.cluster import DOWN, UP, Cluster
+from trackproxy.control.memory import FILE, recall, remember
+from trackproxy.control.views import Key, View
+from trackproxy.health.probes import open_session
+from trackproxy.pool.nodes import AdminState
+from trackproxy.settings import Settings, load
+
+
+def settings_of(*addresses: str, probe: str = "off", **more: Any) -> Settings:
+    """One service; its nodes are called a, b, … and have these addresses."""
+    nodes = {"abc"[at]: {"address": address, **more} for at, address in enumerate(addresses)}
+    service = {"protocol": "http", "listen": ["127.0.0.1:0"], "probe": {"type": probe, "interval": "1h"}}
+    return load(None, {"nodes": nodes, "services": {"web": service}})
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    async with open_session() as session:
+        cluster = Cluster(tmp_path, session)
+        yield cluster
+        cluster.stop()
+
+
+@pytest.fixture
+def alive() -> Iterator[str]:
+    """The address of something that can be connected to."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def dead(alive: str) -> str:
+    """An address where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def serve(cluster: Cluster, settings: Settings, workers: int = 2) -> View:
+    view = await cluster.view(settings, workers)
+    cluster.adopt(view)
+    return view
+
+
+def column(view: View, cell: State) -> list[int]:
+    return [view.board.state(index)[cell] for index in range(len(view.rows))]
+
+
+# --- health ---
+
+
+async def test_an_endpoint_that_was_never_seen_is_probed_before_anybody_is_sent_there(
+    cluster: Cluster, alive: str, dead: str
+) -> None:
+    view = await cluster.view(settings_of(alive, dead, probe="tcp"), 1)
+    assert column(view, State.HEALTH) == [UP, DOWN]
+
+
+async def test_nothing_is_probed_where_probes_are_off(cluster: Cluster, dead: str) -> None:
+    assert column(await serve(cluster, settings_of(dead)), State.HEALTH) == [UP]
+
+
+async def test_health_is_as_it_was_at_the_last_end(tmp_path: Path, alive: str, dead: str) -> None:
+    remember(tmp_path, {f"web a {alive}": False, f"web b {dead}": True})
+    async with open_session() as session:
+        cluster = Cluster(tmp_path, session)
+        view = await cluster.view(settings_of(alive, dead, probe="tcp"), 1)
+        assert column(view, State.HEALTH) == [DOWN, UP]
+        cluster.stop()
+
+
+async def test_what_is_known_is_on_disk_once_it_is_served_without_what_is_no_more(
+    cluster: Cluster, tmp_path: Path, alive: str, dead: str
+) -> None:
+    old = await serve(cluster, settings_of(alive, dead, probe="tcp"))
+    assert recall(tmp_path) == {f"web a {alive}": True, f"web b {dead}": False}
+    await serve(cluster, settings_of(alive, probe="tcp"))
+    cluster.leave(old)
+    await serve(cluster, settings_of(alive, probe="tcp"))
+    assert recall(tmp_path) == {f"web a {alive}": True}
+
+
+async def test_a_folder_that_takes_nothing_is_said_once_and_serving_goes_on(
+    cluster: Cluster, tmp_path: Path, alive: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / FILE).mkdir()
+    for _ in range(3):
+        view = await serve(cluster, settings_of(alive, probe="tcp"))
+    assert column(view, State.HEALTH) == [UP]
+    assert caplog.text.count("health cannot be kept") == 1
+
+
+# --- reloads ---
+
+
+async def test_a_view_that_is_not_adopted_changes_nothing(cluster: Cluster, alive: str, dead: str) -> None:
+    before = await serve(cluster, settings_of(alive, probe="tcp"))
+    failed = await cluster.view(settings_of(alive, dead, probe="tcp"), 2)
+    cluster.leave(failed)
+    assert cluster.views == [before]
+    assert [*cluster.totals()] == [Key("web", "a", alive)]
+
+
+async def test_a_drained_node_stays_so_over_a_reload_and_is_forgotten_when_it_is_removed(
+    cluster: Cluster,
+) -> None:
+    await serve(cluster, settings_of("127.0.0.1:9", "127.0.0.2:9"))
+    cluster.set_state("b", AdminState.DRAIN)
+    view = await serve(cluster, settings_of("127.0.0.1:9", "127.0.0.2:9", weight=3))
+    assert column(view, State.ADMIN) == [0, 1]
+    await serve(cluster, settings_of("127.0.0.1:9"))
+    view = await serve(cluster, settings_of("127.0.0.1:9", "127.0.0.2:9"))
+    assert column(view, State.ADMIN) == [0, 0]
+
+
+async def test_a_change_of_state_reaches_every_generation(cluster: Cluster) -> None:
+    views = [await serve(cluster, settings_of("127.0.0.1:9")) for _ in range(2)]
+    versions = [view.board.version for view in views]
+    cluster.set_state("a", AdminState.DISABLED)
+    assert [column(view, State.ADMIN) for view in views] == [[2], [2]]
+    assert all(view.board.version > before for view, before in zip(views, versions, strict=True))
+
+
+async def test_counts_of_a_generation_that_is_gone_are_kept_and_gauges_are_not(cluster: Cluster) -> None:
+    settings = settings_of("127.0.0.1:9")
+    key = Key("web", "a", "127.0.0.1:9")
+    old = await serve(cluster, settings)
+    old.board.counters(0, 0)[Counter.TOTAL] = 5
+    old.board.counters(1, 0)[Counter.TOTAL] = 6
+    old.board.counters(1, 0)[Counter.ACTIVE] = 3
+    new = await serve(cluster, settings)
+    new.board.counters(0, 0)[Counter.TOTAL] = 7
+    assert cluster.totals()[key][Counter.TOTAL] == 18
+    cluster.leave(old)
+    assert cluster.totals()[key][Counter.TOTAL] == 18
+    assert cluster.totals()[key][Counter.ACTIVE] == 0
+
+
+async def test_probes_of_an_endpoint_end_with_the_last_generation_that_names_it(
+    cluster: Cluster, alive: str, dead: str
+) -> None:
+    def probed() -> int:
+        return sum(task.get_name().startswith("probes of") for task in asyncio.all_tasks())
+
+    old = await serve(cluster, settings_of(alive, dead, probe="tcp"))
+    assert probed() == 2
+    await serve(cluster, settings_of(alive, probe="tcp"))
+    cluster.leave(old)
+    await asyncio.sleep(0)
+    assert probed() == 1
+
+
+async def test_a_disabled_node_is_probed_no_more_until_it_is_ready(cluster: Cluster, alive: str) -> None:
+    view = await serve(cluster, settings_of(alive, probe="tcp"))
+    (row,) = view.rows
+    cluster.set_state("a", AdminState.DISABLED)
+    assert row.watched.task is None
+    cluster.set_state("a", AdminState.READY)
+    assert row.watched.task is not None
+
+
+# --- upgrades ---
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["the board goes on", "the board cannot be read"])
+async def test_an_upgrade_takes_states_health_and_counts_along(
+    cluster: Cluster, tmp_path: Path, dead: str, counted: bool
+) -> None:
+    settings = settings_of("127.0.0.1:9", dead, probe="tcp")
+    view = await serve(cluster, settings)
+    view.rows[0].watched.verdict.up = True
+    view.rows[0].watched.carried[Counter.TOTAL] = 4
+    view.board.counters(0, 0)[Counter.TOTAL] = 5
+    cluster.set_state("b", AdminState.DRAIN)
+    states, endpoints = cluster.hand_over()
+    async with open_session() as session:
+        after = Cluster(tmp_path, session)
+        after.take_over(states, endpoints, counted=counted)
+        if counted:
+            after.adopt_view(View(view.board, after.rows_of(settings), settings))
+        new = await serve(after, settings)
+        assert (column(new, State.ADMIN), column(new, State.HEALTH)) == ([0, 1], [UP, DOWN])
+        assert after.totals()[Key("web", "a", "127.0.0.1:9")][Counter.TOTAL] == 9
+        after.stop()
