@@ -210,6 +210,7 @@ def main(argv: Sequence[str]) -> int:
         os.sched_setaffinity(0, map(int, cores.load.split(",")))  # our own clients are load too
     try:
         with tempfile.TemporaryDirectory(prefix="trackproxy-bench-") as folder:
+            os.environ["STATE_DIRECTORY"] = folder  # not that of a trackproxy which runs here
             return 1 if run(Setting(arguments, cores, Path(folder), file_limit)) else 0
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ from trackproxy.commands.client import Client, Refused, Unreachable
 from trackproxy.commands.drain import Show, wait
 from trackproxy.commands.place import find_socket
 from trackproxy.commands.table import table
+from trackproxy.control.memory import CONTROL_SOCKET
 from trackproxy.errors import ConfigError, ListenError, StartFailed
 
 # What only `serve`, `check` and `demo` need is imported there: the others answer twice as soon without.
@@ -147,12 +149,12 @@ def demo(
     from trackproxy import demo as demo_nodes
     from trackproxy.supervisor import Start
 
-    try:
-        banner = demo_nodes.banner(listen)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--listen") from error
-    with demo_nodes.open_sockets() as sockets:
-        settings = _load(None, demo_nodes.overrides(listen, balance, sockets))
+    with demo_nodes.open_sockets() as sockets, TemporaryDirectory(prefix="trackproxy-demo-") as folder:
+        try:
+            banner = demo_nodes.banner(listen, _own_name(), Path(folder, CONTROL_SOCKET))
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--listen") from error
+        settings = _load(None, demo_nodes.overrides(listen, balance, sockets, folder))
         code = _serve(Start(settings, companion=partial(demo_nodes.running, sockets), banner=banner))
     raise typer.Exit(code)
 
@@ -222,6 +224,14 @@ def _asking(config: Path | None, socket: Path | None) -> Iterator[Client]:
     except Unreachable as error:
         typer.echo(f"trackproxy: {error}", err=True)
         raise typer.Exit(1) from error
+
+
+def _own_name() -> str:
+    """Return how this program was called, as one would type it."""
+    called = Path(sys.argv[0])
+    if called.name != "trackproxy":
+        return "trackproxy"
+    return str(called.relative_to(Path.cwd())) if called.is_relative_to(Path.cwd()) else str(called)
 
 
 def _quick_form(listen: list[str], to: list[str], balance: str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -34,6 +35,8 @@ trackproxy demo: {url} in front of three nodes in this process. X-Demo-Node says
    with one click: curl -i -d List-Unsubscribe=One-Click {url}/u/7/42/
   a web session:   curl -i -b cookies.txt -c cookies.txt {url}/
                    (each node counts alone; with --balance source_hash a client stays on one node)
+  the nodes:       {command} nodes --socket {socket}
+                   (likewise: drain node1, disable node1, ready node1)
 
 Ctrl-C ends it."""
 
@@ -124,23 +127,27 @@ async def running(sockets: list[socket.socket]) -> AsyncIterator[None]:
         yield
 
 
-def overrides(listen: str, balance: str, sockets: list[socket.socket]) -> dict[str, Any]:
-    """Return the settings that put one service in front of the nodes."""
+def overrides(listen: str, balance: str, sockets: list[socket.socket], folder: str) -> dict[str, Any]:
+    """Return the settings that put one service in front of the nodes; FOLDER: for state."""
     ports = [listener.getsockname()[1] for listener in sockets]
     nodes = {name: {"address": f"127.0.0.1:{port}"} for name, port in zip(NODES, ports, strict=True)}
     # One worker, so that the nodes come in turn; each worker takes turns of its own.
     return {
         "workers": 1,
+        "state_dir": folder,
         "nodes": nodes,
         "services": {"web": {"protocol": "http", "listen": [listen], "balance": balance}},
     }
 
 
-def banner(listen: str) -> str:
-    """Return what to try; raise ValueError if a listener's address cannot stand in a URL."""
+def banner(listen: str, command: str, socket_path: Path) -> str:
+    """Return what to try; raise ValueError if a listener's address cannot stand in a URL.
+
+    COMMAND: how this program is called. SOCKET_PATH: where it answers commands.
+    """
     address = parse_address(listen, None)
     if not address.port:
         raise ValueError("the demo needs an address with a port, such as 127.0.0.1:8080")
     host = "127.0.0.1" if address.host in ("", "0.0.0.0") else address.host
     host = "::1" if host == "::" else host
-    return BANNER.format(url=f"http://{Address(host, address.port)}")
+    return BANNER.format(url=f"http://{Address(host, address.port)}", command=command, socket=socket_path)

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 import pytest
@@ -28,6 +29,8 @@ CONF = ROOT / "conf" / "trackproxy.toml"
 DEADLINE_S = 20.0
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("TRACKPROXY_")}
+STATE = TemporaryDirectory(prefix="trackproxy-test-")  # of what names no folder of its own
+ENVIRONMENT["STATE_DIRECTORY"] = STATE.name
 
 
 def arguments(*words: str | Path) -> list[str]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any, cast
 
 import pytest
 
 from trackproxy.orders import FDS_AT_ONCE, Order
 from trackproxy.settings import Settings, load
+from trackproxy.worker_process import _obey
 
 
 @pytest.fixture
@@ -94,3 +97,43 @@ def test_a_supervisor_that_ends_before_the_order_is_whole_is_an_end(
     ours.close()
     with pytest.raises(EOFError, match="the supervisor has ended"):
         Order.receive(theirs)
+
+
+# --- lines ---
+
+
+class Told:
+    """A worker and its way back to the supervisor, which keep what they hear."""
+
+    def __init__(self) -> None:
+        self.orders: list[object] = []
+        self.reports: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *given: self.orders.append((name, *given))
+
+    def write(self, line: bytes) -> None:
+        self.reports.append(line)
+
+
+async def obeyed(settings: Settings, reader: asyncio.StreamReader) -> Told:
+    told = Told()
+    await _obey(cast(Any, told), Order(settings, 0, 0, {}), reader, cast(Any, told))
+    return told
+
+
+async def test_each_line_is_an_order_and_the_end_of_all_is_one_to_end_in_good_order(
+    settings: Settings,
+) -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_data(b"retire 5.0\n\nsomething new\nstop 2\nend\n")
+    reader.feed_eof()
+    told = await obeyed(settings, reader)
+    assert told.orders == [("retire", 5.0), ("quit", 2.0), ("end",), ("quit", settings.grace)]
+    assert set(told.reports) == {b"closed\n"}
+
+
+async def test_a_supervisor_that_was_killed_with_reports_unread_is_an_end_too(settings: Settings) -> None:
+    reader = asyncio.StreamReader()
+    reader.set_exception(ConnectionResetError())
+    assert (await obeyed(settings, reader)).orders == [("quit", settings.grace)]

@@ -135,7 +135,7 @@ class Cluster:
             return known
         watched = Watched(key, Verdict(service.probe.rise, service.probe.fall, up=True))
         if handed := self._handed.pop(str(key), None):
-            watched.verdict.up = handed["up"]
+            watched.verdict.up = self._remembered[str(key)] = handed["up"]
             watched.back = asyncio.get_running_loop().time() - handed["back_s"]
             watched.pardons, watched.ends = handed["pardons"], handed["ends"]
             watched.carried = handed["carried"]
@@ -258,7 +258,7 @@ class Cluster:
         self.states[node] = state
         if before is state:
             return
-        log.info("node %s is %s now, it was %s", node, state.value, before.value)
+        log.info("node %s: %s, was %s", node, state.value, before.value)
         for row in self.rows(node):
             if state is AdminState.READY:
                 row.watched.back = asyncio.get_running_loop().time()
