@@ -91,7 +91,7 @@ def serve(
         typer.Option(help="Processes that serve; auto is one for each CPU, 0 is none of their own."),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Reload when FILE has changed.")] = False,
-    trial: Annotated[bool, typer.Option("--trial", hidden=True)] = False,
+    trial: Annotated[int, typer.Option("--trial", hidden=True)] = 0,
     take_over: Annotated[int, typer.Option("--take-over", hidden=True)] = 0,
 ) -> None:
     """Serve a settings file (-c FILE), or in short: --listen :8080 --to a:80 --to b:80."""
@@ -258,11 +258,11 @@ def _show_problems(problems: list[str]) -> None:
     typer.echo("\n".join([*problems, _count(len(problems), "problem")]), err=True)
 
 
-def _serve(start: Start, *, trial: bool = False) -> int:
+def _serve(start: Start, *, trial: int = 0) -> int:
     from trackproxy import supervisor
 
     try:
-        return supervisor.rehearse(start) if trial else supervisor.serve(start)
+        return supervisor.rehearse(start, trial) if trial else supervisor.serve(start)
     except (ListenError, StartFailed) as error:
         typer.echo(f"trackproxy: {error}", err=True)
         return 1

@@ -8,46 +8,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
-import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
 
 import uvloop
 
 from trackproxy.admin.unix_socket import reachable
-from trackproxy.board import Board
+from trackproxy.control import generations
 from trackproxy.control.activation import Notifier, activated_sockets
-from trackproxy.control.children import FOR_SUPERVISOR, Child, Ended, Spare
+from trackproxy.control.children import FOR_SUPERVISOR
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drain, Drains, Sticky
-from trackproxy.control.generation import Crew, Generation
+from trackproxy.control.generations import Generations, count_workers
 from trackproxy.control.listeners import Listeners, by_place
 from trackproxy.control.memory import state_folder
 from trackproxy.control.sharing import Sharing
-from trackproxy.control.takeover import ENDED, Crewed, Handover, become, receive, try_out
-from trackproxy.control.views import View
+from trackproxy.control.takeover import FORMAT, Handover, become, receive, try_out
+from trackproxy.control.tasks import Tasks
 from trackproxy.control.watch import FileWatch
 from trackproxy.errors import ConfigError, StartFailed, TrackproxyError, UpgradeFailed
 from trackproxy.health.probes import open_session
 from trackproxy.logs import log_to_stderr
 from trackproxy.pool.nodes import AdminState
-from trackproxy.settings import Settings, endpoints_of
+from trackproxy.settings import Settings
 from trackproxy.step import BEAT_S
 from trackproxy.worker import raise_file_limit, tune_collector
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Companion = Callable[[], AbstractAsyncContextManager[None]]
 
-MOST_RETIRING = 4  # generations that are on their way out at once; the oldest has to hurry then
-HURRY_S = 5.0
 CHANGES = ("reload", "upgrade")  # tasks that a stop breaks off
 
 
@@ -96,59 +89,36 @@ async def _serve(start: Start) -> int:
     return 0
 
 
-def rehearse(start: Start) -> int:
-    """Do what an upgrade does, up to a worker that is ready to serve, and end; raises StartFailed."""
+def rehearse(start: Start, handover_format: int) -> int:
+    """Do what an upgrade does, up to a worker that is ready to serve, and end; raises StartFailed.
+
+    HANDOVER_FORMAT: in which the program that runs will hand over.
+    """
+    if handover_format != FORMAT:
+        raise StartFailed(
+            f"the program that runs hands over in format {handover_format}, and this one takes {FORMAT};"
+            " stop the one and start the other"
+        )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_rehearse(start.settings))
-
-
-async def _rehearse(settings: Settings) -> int:
-    nowhere = Listeners()
-    nowhere.services = {name: [] for name in settings.services}
-    endpoints = sum(len(endpoints_of(settings, name)) for name in settings.services)
-    view = View(Board.create(endpoints, 1), [], settings)
-    generation = Generation(0, settings, view, nowhere, 1)
-    try:
-        await generation.start()
-    finally:
-        await generation.give_up()
+        runner.run(generations.rehearse(start.settings))
     return 0
-
-
-def count_workers(settings: Settings) -> int:
-    """Return how many processes serve: as configured, or one for each CPU that we may use."""
-    return len(os.sched_getaffinity(0)) if settings.workers == "auto" else int(settings.workers)
-
-
-async def _all_over(generations: Iterable[Generation]) -> None:
-    for generation in generations:
-        await generation.over.wait()
-
-
-def _handed(worker: Crew) -> tuple[int, int]:
-    if isinstance(worker, Child) and not worker.death.done():
-        return worker.pid, worker.control.fileno()
-    return ENDED
 
 
 class Supervisor:
     """Everything that outlives a configuration.
 
-    generations: those that run, the one that serves last. welcoming: whether new clients are welcome.
+    welcoming: whether new clients are welcome.
     stopped: set by the first signal to stop, hurried by the second.
     """
 
     def __init__(self, start: Start, cluster: Cluster) -> None:
         self._start = start
         self._notifier = Notifier()
-        self._listeners = Listeners()
-        self._numbers = 0
-        self._spare = Spare()
         self._reloading = asyncio.Lock()
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks = Tasks()
+        self._generations = Generations(cluster, self._tasks)
         self.cluster = cluster
         self.drains = Drains(cluster)
-        self.generations: list[Generation] = []
         self.welcoming = False
         self.stopped = asyncio.Event()
         self.hurried = asyncio.Event()
@@ -163,10 +133,9 @@ class Supervisor:
         """
         async with self._reloading:
             await self._begin(handover)
-        self._spare.refill(wanted=count_workers(self._start.settings) > 0)
-        self._spawn(self._beat(), "beat")
+        self._tasks.spawn(self._beat(), "beat")
         if self._start.watch is not None:
-            self._spawn(self._start.watch.run(self.reload), "watch of the settings' file")
+            self._tasks.spawn(self._start.watch.run(self.reload), "watch of the settings' file")
         tune_collector()
         if self._start.banner:
             sys.stdout.write(self._start.banner + "\n")
@@ -176,118 +145,54 @@ class Supervisor:
 
     async def _begin(self, handover: Handover | None) -> None:
         if handover is None:
-            self._listeners = Listeners(by_place(activated_sockets()))
-            given = {*self._listeners.rows}
-            await self._switch(self._start.settings)
-            for place in given - {*self._listeners.rows}:
-                log.warning("the service manager's socket %s fits no listener of the settings", place)
-            self._spawn(self._watch(), "watch")
+            await self._begin_anew()
+            self._tasks.spawn(self._watch(), "watch")
             return
         self._adopt(handover)
-        self._spawn(self._watch(), "watch")
+        self._tasks.spawn(self._watch(), "watch")
         try:
-            generation = await self._switch(self._start.settings)
+            generation = await self._generations.switch(self._start.settings)
         except TrackproxyError as error:
             log.error("upgraded, but the workers of the program before go on: %s", error)
         else:
             log.info("upgraded: generation %d serves, %s", generation.number, self._status())
 
+    async def _begin_anew(self) -> None:
+        self._generations.listeners = Listeners(by_place(activated_sockets()))
+        given = {*self._generations.listeners.rows}
+        await self._generations.switch(self._start.settings)
+        for place in given - {*self._generations.listeners.rows}:
+            log.warning("the service manager's socket %s fits no listener of the settings", place)
+
     def _adopt(self, handover: Handover) -> None:
         """Take over sockets and workers; the last generation among them serves until ours does."""
-        self._listeners = Listeners(handover.rows)
+        self._generations.listeners = Listeners(handover.rows)
         boards = [one.open_board() for one in handover.generations]
         self.cluster.take_over(handover.states, handover.endpoints, counted=None not in boards)
-        for one, board in zip(handover.generations, boards, strict=True):
-            self._adopt_one(one, board)
-        self._numbers = max(one.number for one in handover.generations)
+        self._generations.adopt(handover.generations, boards, self._start.settings)
         for drain in handover.drains:
             self.drains.begin(*drain)
-
-    def _adopt_one(self, one: Crewed, board: Board | None) -> None:
-        """Take over one generation; without its BOARD its workers can only be told to end."""
-        crew: list[Crew] = [
-            Child(pid, socket.socket(fileno=fd), None) if pid else Ended() for pid, fd in one.workers
-        ]
-        settings = one.settings or self._start.settings
-        if board is None:
-            view = View(Board.create(0, len(crew)), [], settings)
-        else:
-            view = View(board, self.cluster.rows_of(settings), settings)
-        replaced = board is not None and not one.retired
-        listeners = self._listeners.open(settings, len(crew)) if replaced else self._listeners
-        generation = Generation(one.number, settings, view, listeners, len(crew), self._spare.take)
-        generation.on_suspect = partial(self.cluster.suspect, view)
-        generation.adopt(crew, replaced=replaced)
-        self.cluster.adopt_view(view)
-        self.generations.append(generation)
-        if one.retired:
-            generation.retire(self._start.settings.grace)
-            self._spawn(self._bury(generation), f"end of generation {generation.number}")
 
     def heed_signals(self) -> None:
         """Stop at SIGTERM or SIGINT, at once at the second; reload at SIGHUP; upgrade at SIGUSR2."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._heard_stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self.reload(), "reload"))
-        loop.add_signal_handler(signal.SIGUSR2, lambda: self._spawn(self.upgrade(), "upgrade"))
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.spawn(self.reload(), "reload"))
+        loop.add_signal_handler(signal.SIGUSR2, lambda: self._tasks.spawn(self.upgrade(), "upgrade"))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_SUPERVISOR)  # blocked by an upgrade
 
     def _heard_stop(self) -> None:
         (self.hurried if self.stopped.is_set() else self.stopped).set()
 
-    # --- generations ---
-
-    async def _switch(self, settings: Settings) -> Generation:
-        """Serve SETTINGS from now on; raises ListenError or StartFailed, and nothing has changed then."""
-        count = count_workers(settings)
-        listeners = self._listeners.open(settings, count)
-        try:
-            view = await self.cluster.view(settings, count)
-        except BaseException:
-            listeners.close(keep=self._listeners)
-            raise
-        generation = Generation(self._numbers + 1, settings, view, listeners, count, self._spare.take)
-        generation.on_suspect = partial(self.cluster.suspect, view)
-        try:
-            await generation.start()
-        except BaseException:
-            listeners.close(keep=self._listeners)
-            await generation.give_up()
-            self.cluster.leave(view)
-            raise
-        self._numbers += 1
-        self.cluster.adopt(view)
-        before, self._listeners = self._listeners, listeners
-        for name in settings.services:
-            log.info("%s: serving on %s", name, ", ".join(listeners.names(name)))
-        before.close(keep=listeners)  # its workers have theirs, and close them once nobody waits there
-        old = self.generations[-1:]
-        self.generations.append(generation)
-        for one in old:
-            await self._retire(one, settings.grace)
-        return generation
-
-    async def _retire(self, generation: Generation, grace_s: float) -> None:
-        """Let GENERATION end; wait until it takes no more connections."""
-        generation.retire(grace_s)
-        self._spawn(self._bury(generation), f"end of generation {generation.number}")
-        for older in self.generations[:-1][:-MOST_RETIRING]:
-            older.stop(HURRY_S)
-        await generation.closed()
-
-    async def _bury(self, generation: Generation) -> None:
-        await generation.over.wait()
-        self.generations.remove(generation)
-        self.cluster.leave(generation.view)
-        log.info("generation %d has ended", generation.number)
+    # --- changes ---
 
     async def reload(self) -> str:
         """Read the settings again and serve them; return what came of it.
 
         Raises TrackproxyError with the reason if nothing has changed. It goes on if the caller is cancelled.
         """
-        task = self._spawn(self._reload_alone(), "reload")
+        task = self._tasks.spawn(self._reload_alone(), "reload")
         await asyncio.wait({task})
         if task.cancelled():
             raise StartFailed("a stop has come before the new workers served")
@@ -295,7 +200,7 @@ class Supervisor:
 
     async def _reload_alone(self) -> str:
         async with self._reloading:
-            if self.stopped.is_set():
+            if self.stopped.is_set() or not self._generations.running:  # none: the start has failed
                 log.warning("not reloaded: this trackproxy is stopping")
                 raise StartFailed("this trackproxy is stopping")
             self._notifier.reloading()
@@ -311,7 +216,7 @@ class Supervisor:
                     ["these settings did not come from a file, so there is nothing to read again"]
                 )
             settings = await asyncio.to_thread(self._start.load)
-            generation = await self._switch(settings)
+            generation = await self._generations.switch(settings)
         except ConfigError as error:
             log.error("not reloaded, the settings are wrong: %s", "; ".join(error.problems))
             raise
@@ -328,19 +233,19 @@ class Supervisor:
         Raises UpgradeFailed if that would not start; everything is as before then.
         """
         async with self._reloading:
+            if self.stopped.is_set() or not self._generations.running:
+                log.warning("not upgraded: this trackproxy is stopping")
+                raise UpgradeFailed("this trackproxy is stopping")
             log.info("upgrading: trying the new program")
             try:
-                if self.stopped.is_set():
-                    raise UpgradeFailed("this trackproxy is stopping")
-                serving = self.generations[-1]
-                inside = not all(generation.count for generation in self.generations)
+                serving = self._generations.serving
+                inside = not all(generation.count for generation in self._generations.running)
                 if self._start.companion is not nullcontext or inside:
                     raise UpgradeFailed("it takes workers in processes of their own, and no demo")
                 if len(serving.children()) < serving.count:
                     raise UpgradeFailed("a worker is just being replaced; try again")
                 await try_out()
                 self._notifier.reloading()
-                self._spare.end()
                 become(self._handover())
             except (UpgradeFailed, OSError) as error:
                 log.error("not upgraded: %s", error)
@@ -349,20 +254,11 @@ class Supervisor:
 
     def _handover(self) -> Handover:
         states, endpoints = self.cluster.hand_over()
-        generations = [
-            Crewed(
-                number=generation.number,
-                retired=generation.retired,
-                settings=generation.settings,
-                board_fd=generation.view.board.fd,
-                workers=[_handed(one) for one in generation.crew],
-            )
-            for generation in self.generations
-        ]
-        return Handover(self._listeners.rows, generations, states, endpoints, self.drains.under_way())
+        running = self._generations.hand_over()
+        return Handover(self._generations.listeners.rows, running, states, endpoints, self.drains.under_way())
 
     def _status(self) -> str:
-        settings = self.generations[-1].settings
+        settings = self._generations.serving.settings
         counts = {
             "service": len(settings.services),
             "node": len(settings.nodes),
@@ -406,52 +302,28 @@ class Supervisor:
             await asyncio.sleep(min(self._notifier.watchdog_s or 1.0, 1.0))
             self._notifier.alive()
             self.cluster.pass_time()
-            self._spare.refill(wanted=self.generations[-1].count > 0)
-            for generation in self.generations:
-                generation.watch_beats(loop.time())
-
-    def _spawn(self, work: Coroutine[object, object, T], name: str) -> asyncio.Task[T]:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[object]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is not None and not isinstance(error, TrackproxyError):
-            log.error("unexpected error in %s", task.get_name(), exc_info=error)
+            self._generations.look(loop.time())
 
     # --- the end ---
 
     async def stop(self) -> None:
         """Serve on for the delay, not ready any more; then answer what is open, and end."""
         self.welcoming = False
-        for task in [*self._tasks]:
-            if task.get_name() in CHANGES:
-                task.cancel()
+        self._tasks.cancel(*CHANGES)
         async with self._reloading:  # until they have undone what they had begun
             self._notifier.stopping()
-        settings = self.generations[-1].settings
+        settings = self._generations.serving.settings
         if settings.shutdown_delay:
             log.info("stopping in %g s; a second signal ends at once", settings.shutdown_delay)
             await self._unless_hurried(asyncio.sleep(settings.shutdown_delay))
         log.info(
             "stopping: open requests have %g s to end; a second signal ends them at once", settings.grace
         )
-        generations = [*self.generations]
-        self._listeners.close()  # the workers have theirs, and close them once nobody waits there
-        for generation in generations:
-            generation.stop(settings.grace)
-        await self._unless_hurried(_all_over(generations))
-        for generation in generations:
-            generation.end()
-        await _all_over(generations)
-        self._spare.end()
-        for task in self._tasks:
-            task.cancel()
+        self._generations.stop(settings.grace)
+        await self._unless_hurried(self._generations.over())
+        self._generations.end()
+        await self._generations.over()
+        self._tasks.cancel()
         log.info("stopped")
 
     async def _unless_hurried(self, work: Coroutine[object, object, object]) -> None:

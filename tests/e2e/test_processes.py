@@ -473,17 +473,20 @@ def test_reloads_and_upgrades_keep_the_pid_and_the_counts_and_leave_nothing_behi
     stage.node.go_on.set()
     assert answer(client).endswith(b"/slow")
     await_fact(lambda: not workers & stage.workers())
+    await_fact(lambda: len(stage.workers()) == 2)  # one is spare
     before, asked = stage.descriptors(), stage.requests()
-    for _ in range(5):
+    for count in range(5):
         stage.get()
         stage.reload()
+        stage.expect(f"generation {count + 2} has ended")
+    await_fact(lambda: stage.descriptors() <= before + 2)  # for probes under way
     for _ in range(2):
         stage.get()
         stage.upgrade()
     await_fact(lambda: stage.requests() == asked + 7)
-    await_fact(lambda: len(stage.workers()) == 2)  # one is spare
+    await_fact(lambda: len(stage.workers()) == 2)
     assert zombies(stage.process.pid) == []
-    await_fact(lambda: stage.descriptors() <= before)
+    await_fact(lambda: stage.descriptors() <= before + 2)  # for probes under way
     assert stage.ends(signal.SIGTERM) == 0
 
 

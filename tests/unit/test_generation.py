@@ -94,6 +94,11 @@ async def over(generation: Generation) -> None:
         await generation.over.wait()
 
 
+async def gives_up(generation: Generation) -> None:
+    async with asyncio.timeout(10):
+        await generation.give_up()
+
+
 # --- starts ---
 
 
@@ -105,7 +110,7 @@ async def test_a_worker_that_ends_before_it_serves_is_why_the_start_fails_and_no
     generation.born[1].death.set_result("ended with exit code 1")
     with pytest.raises(StartFailed, match="a worker ended with exit code 1 before it could serve"):
         await starting
-    await generation.give_up()
+    await gives_up(generation)
     assert all(worker.death.done() for worker in generation.born)
 
 
@@ -114,7 +119,7 @@ async def test_a_start_that_takes_too_long_says_so(monkeypatch: pytest.MonkeyPat
     generation = Manned(1, ready=False)
     with pytest.raises(StartFailed, match=r"workers do not start: not ready within 0\.01 s"):
         await generation.start()
-    await generation.give_up()
+    await gives_up(generation)
     assert generation.born[0].told == ["stop 0.01", "kill"]
 
 

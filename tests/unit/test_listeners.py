@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from trackproxy.control.listeners import Listeners, Place, by_place
 from trackproxy.errors import ListenError
 from trackproxy.settings import Settings, load
+from trackproxy.worker import Worker
 
 
 def listening_on(*listen: str) -> Settings:
@@ -139,6 +141,23 @@ def test_what_a_failed_reload_had_opened_is_closed_and_the_rest_stays(
         with pytest.raises(ListenError):
             before.open(listening_on(f"127.0.0.1:{port}", f"127.0.0.1:{other}"), 3)
     assert connects(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("order", [Worker.retire, Worker.quit], ids=["retire", "quit"])
+async def test_who_waits_at_a_listener_that_goes_is_answered(
+    port: int, order: Callable[[Worker, float], None]
+) -> None:
+    settings = listening_on(f"127.0.0.1:{port}")
+    listeners = Listeners().open(settings, 1)
+    worker = Worker(settings)
+    await worker.start({"web": [one.dup() for one in listeners.of_worker(0, 1)["web"]]})
+    listeners.close()  # as the supervisor does first
+    with socket.create_connection(("127.0.0.1", port), 5) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        order(worker, 5.0)  # before the loop has turned
+        assert (await asyncio.to_thread(client.recv, 4096)).startswith(b"HTTP/1.1 502 ")
+    async with asyncio.timeout(10):
+        await worker.over.wait()
 
 
 # --- paths ---

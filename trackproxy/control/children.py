@@ -25,6 +25,7 @@ FOR_SUPERVISOR = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, 
 
 
 SEND_S = 5.0  # for an order to be taken
+MOST_RESTS = 60
 
 
 class Child:
@@ -187,12 +188,21 @@ class Spare:
 
     def __init__(self) -> None:
         self._child: Child | None = None
+        self._rests = 0  # calls of `refill` that start nothing, after one that died unasked
+        self._rest = 0
 
     def refill(self, *, wanted: bool) -> None:
-        """Have one ready, or none if it is not WANTED; to be called now and then."""
-        if self._child is not None and (self._child.death.done() or not wanted):
+        """Have one ready, or none if it is not WANTED; to be called about once a second."""
+        if self._child is not None and self._child.death.done():
+            log.warning("the spare worker %s", self._child.death.result())
+            self._child = None
+            self._rests = min(2 * self._rests or 1, MOST_RESTS)
+            self._rest = self._rests
+        if not wanted:
             self.end()
-        if self._child is None and wanted:
+        elif self._rest:
+            self._rest -= 1
+        elif self._child is None:
             try:
                 self._child = Child.spawn()
             except OSError as error:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import gettempdir
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,15 @@ def state_folder(configured: str) -> Path:
         return Path(given.partition(":")[0])
     if os.geteuid() == 0:
         return Path("/var/lib/trackproxy")
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "trackproxy"
+    return Path(os.environ.get("XDG_STATE_HOME") or _home() / ".local/state") / "trackproxy"
+
+
+def _home() -> Path:
+    """Return the user's folder; in a container the user may have none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(gettempdir(), f"trackproxy-{os.geteuid()}")
 
 
 def recall(folder: Path) -> dict[str, bool]:

@@ -137,7 +137,7 @@ def _readable(text: str) -> Settings | None:
 async def try_out() -> None:
     """Start the program that is installed now, let it do what may fail, and end it; raises UpgradeFailed."""
     trial = await asyncio.create_subprocess_exec(
-        sys.executable, *own_arguments(), "--trial", stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
+        sys.executable, *own_arguments(), "--trial", str(FORMAT), stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
     )
     try:
         async with asyncio.timeout(TRIAL_S):
