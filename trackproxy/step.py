@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from trackproxy.board import Board, Counter, Process, State
+from trackproxy.http import departures
 from trackproxy.http.service import Service
 from trackproxy.http.upstream import Upstream
 from trackproxy.pool.endpoints import Endpoint, Health
@@ -119,11 +120,12 @@ class Step:
             if state[State.PARDONS] != seat.pardons:
                 seat.pardons = state[State.PARDONS]
                 service.ejections.pardon(endpoint)
+        for seat, state in zip(self._seats, self._states, strict=True):  # what is moved meets the new states
             if state[State.ENDS] != seat.ends:
                 seat.ends = state[State.ENDS]
-                service.end(endpoint)
+                departures.end(seat.service, seat.endpoint)
         for service in self._services:
-            service.follow()
+            departures.follow(service)
 
     def _claim(self) -> None:
         """Obey the leases, and say so: the supervisor hands on only what nobody claims any more."""
@@ -133,7 +135,7 @@ class Step:
             service, endpoint = seat.service, seat.endpoint
             lease = self._leases[endpoint.index]
             if service.balancer.set_limit(endpoint, lease):
-                service.wake()
+                service.queue.wake()
             self._claims[endpoint.index] = max(lease, endpoint.own)
             self._wants[endpoint.index] = endpoint.own + len(service.waiting)
 
@@ -160,6 +162,6 @@ class Step:
         elif now - seat.since >= service.settings.outliers.silence:
             seat.since = now - service.settings.outliers.silence / 2
             if endpoint.health is Health.DOWN:
-                service.move_from(endpoint)
+                departures.move_from(service, endpoint)
             else:
                 service.alert(endpoint.index)

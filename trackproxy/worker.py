@@ -29,6 +29,7 @@ from trackproxy.step import BEAT_S, IDLE_BEAT_S, Step
 log = logging.getLogger(__name__)
 
 BACKLOG = 4096
+REST_S = 1.0  # after accepting has failed
 
 # A request leaves few objects that only the collector frees; looking for them every 700 allocations, as
 # Python does by default, costs more than they hold.
@@ -87,6 +88,7 @@ class Worker:
         self._servers: list[asyncio.Server] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._opening: asyncio.Task[None] | None = None
+        self._accept_from = 0.0
         self._ending = False
         self._settling = False  # connections may be coming that no service knows of yet
         self.services: dict[str, Service] = {}
@@ -144,7 +146,7 @@ class Worker:
         if self._servers and used >= self._files.most:
             log.warning("%d connections are open, as many as this process may have: the next ones wait", used)
             self._pause()
-        elif not self._servers and used <= self._files.enough:
+        elif not self._servers and used <= self._files.enough and self._loop.time() >= self._accept_from:
             self._accept_again()
 
     def _accept_again(self) -> asyncio.Task[None]:
@@ -155,7 +157,8 @@ class Worker:
     def _opened(self, opening: asyncio.Task[None]) -> None:
         self._opening = None
         if not opening.cancelled() and (error := opening.exception()) is not None:
-            log.error("cannot accept connections: %s", error)  # the next beat tries again
+            log.error("cannot accept connections, %g s until the next try: %s", REST_S, error)
+            self._accept_from = self._loop.time() + REST_S
             self._pause()
         if self._ending:
             self._pause()

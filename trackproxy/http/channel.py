@@ -76,24 +76,36 @@ class Channel:
         try:
             upstream = await self._connect()
         except ConnectFailed as error:
-            self.service.connect_failed(edge, request, self.endpoint, error)
+            self.service.second_tries.connect_failed(edge, request, self.endpoint, error)
             return
         except Exception as error:
             unforeseen = ConnectFailed(f"{type(error).__name__}: {error}", local=True)
-            self.service.connect_failed(edge, request, self.endpoint, unforeseen)
+            self.service.second_tries.connect_failed(edge, request, self.endpoint, unforeseen)
             raise
-        took_s = monotonic() - start
+        self._count(monotonic() - start)
+        try:
+            self._hand_over(upstream, edge, request)
+        except Exception:
+            edge.abort()  # rather than have its client wait for ever
+            upstream.abandon()
+            raise
+
+    def _count(self, took_s: float) -> None:
+        """Count a connect that worked."""
         self.cells[Counter.CONNECTS] += 1
         self.cells[Counter.CONNECT_SUM_US] += int(took_s * 1e6)
         self.cells[Counter.CONNECT_TIME + bisect_left(BUCKETS_S, took_s)] += 1
         if self.outlier.failures:
             self.service.ejections.connected(self.endpoint)
+
+    def _hand_over(self, upstream: Upstream, edge: Edge, request: Request) -> None:
+        """Send REQUEST, unless its client has left or it is elsewhere by now."""
         if edge.request is request and request.endpoint is self.endpoint:
             upstream.send(edge, request)
-            if edge.stalled:
-                upstream.hold()  # interim answers of another node have filled its buffer
+        elif self.endpoint.usable:
+            self.park(upstream)
         else:
-            self.park(upstream)  # the client went away in the meantime
+            upstream.abandon()
 
     async def _connect(self) -> Upstream:
         """Open a connection; raises ConnectFailed."""
@@ -111,6 +123,8 @@ class Channel:
             raise ConnectFailed(
                 str(error), local=getattr(error, "errno", None) in OUT_OF_RESOURCES
             ) from error
+        if upstream.transport.is_closing():
+            raise ConnectFailed("the node closed the connection at once")
         return upstream
 
     def _make(self) -> Upstream:

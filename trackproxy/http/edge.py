@@ -182,7 +182,7 @@ class Edge(asyncio.Protocol):
     def watch(self) -> None:
         """Set the deadline that follows from what is waited for now, unless it is the client's reading."""
         request = self.request
-        if self.stalled:
+        if self.stalled or (request is not None and request.waiting):  # these have deadlines of their own
             return
         now, timeouts = self.service.sweep.now, self.service.timeouts
         if request is None:

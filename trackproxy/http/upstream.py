@@ -1,21 +1,22 @@
 """One node connection, from top to bottom: send a request, read its answer, wait for the next one.
 
 The answer goes straight to the client's transport. A connection is used again only after an answer that
-was complete, asked for nothing else, and left no byte over; anything else ends it.
+was complete, asked for nothing else, and left no byte over; anything else ends it. One class from the head to
+the end, although it is long: each call per request is measured to cost.
 """
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_left
 from time import monotonic
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from trackproxy.board import BUCKETS_S, Counter
 from trackproxy.clock import NEVER
 from trackproxy.errors import BadAnswer
-from trackproxy.http.fields import CHUNKED, UNTIL_CLOSE, switch_lines
-from trackproxy.http.framing import ChunkedReader, chunk, last_chunk
+from trackproxy.http.answer_body import AnswerBody
+from trackproxy.http.fields import switch_lines
+from trackproxy.http.flow import NodeFlow
 from trackproxy.http.heads import CLOSE, HEAD_END, Answer, Request, read_answer, seen_answers
 from trackproxy.http.retry import Failure
 
@@ -30,61 +31,36 @@ if TYPE_CHECKING:
     from trackproxy.http.edge import Edge
 
 
-class Upstream(asyncio.Protocol):
+class Upstream(NodeFlow):
     """The protocol of one node connection.
 
     edge, request: what it serves; None while idle. used: it has served a request before this one.
     """
 
     __slots__ = (
+        "_body",
         "_buffer",
         "_cells",
         "_channel",
-        "_chunks_out",
-        "_held",
-        "_in_body",
         "_interim",
-        "_left",
         "_outlier",
-        "_reader",
         "_reusable",
         "_sent",
-        "_service",
-        "_stalled",
-        "_unsent",
-        "deadline",
-        "edge",
         "request",
-        "transport",
         "used",
     )
 
-    transport: asyncio.Transport
-
     def __init__(self, channel: Channel) -> None:
+        super().__init__(channel.service)
         self._channel = channel
         self._cells = channel.cells
         self._outlier = channel.outlier
-        self._service = channel.service
-        self.edge: Edge | None = None
         self.request: Request | None = None
         self.used = False
-        self.deadline = NEVER
+        self._body: AnswerBody | None = None  # of the answer, once its head has gone to the client
         self._buffer = b""
-        self._in_body = False
-        self._held = False  # reading is paused
         self._interim = 0
-        self._left = 0  # octets of the body, or CHUNKED or UNTIL_CLOSE
-        self._reader: ChunkedReader | None = None
-        self._chunks_out = False  # the body is framed as chunks for the client
         self._reusable = False
-        self._stalled = False  # the node takes no more for now
-        self._unsent = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self._service.sweep.add(self)
-        self._service.upstreams += 1
 
     # --- the request ---
 
@@ -104,6 +80,8 @@ class Upstream(asyncio.Protocol):
             self._await_answer()
             if not self._stalled:
                 edge.release()
+        if edge.stalled:
+            self.hold()  # what it got before fills its buffer: nobody would tell us
 
     def send_body(self) -> None:
         """Pass on what has come of the body since."""
@@ -112,7 +90,7 @@ class Upstream(asyncio.Protocol):
         assert request.body is not None
         if request.body.pending:
             self.transport.write(request.body.take())
-        if not self._in_body:
+        if self._body is None:
             self._await_answer()
 
     def _await_answer(self) -> None:
@@ -120,15 +98,19 @@ class Upstream(asyncio.Protocol):
         request = self.request
         if self._stalled:
             return
-        complete = request is not None and request.complete
-        timeouts = self._service.timeouts
-        self.deadline = self._service.sweep.now + timeouts.response_head if complete else NEVER
+        now, timeouts = self._service.sweep.now, self._service.timeouts
+        if self._body is not None:
+            self.deadline = now + timeouts.response
+        elif request is not None and request.complete:
+            self.deadline = now + timeouts.response_head
+        else:
+            self.deadline = NEVER
 
     # --- the answer ---
 
     def data_received(self, data: bytes) -> None:
-        if self._in_body:
-            self._relay(data)
+        if self._body is not None:
+            self._relay(self._body, data)
             return
         if self.request is None:
             self._drop()  # a node does not speak unasked
@@ -155,8 +137,6 @@ class Upstream(asyncio.Protocol):
         edge, request = self.edge, self.request
         assert edge is not None
         assert request is not None
-        if not request.complete or self._service.draining:
-            request.ending = CLOSE  # RFC 9112, 9.3 and 9.6: an early answer ends the connection
         # A node that answered early may not have read all of the request: what is left would be its next one.
         self._reusable = answer.reusable and request.complete
         if answer.fields.idle_s is not None:
@@ -164,42 +144,37 @@ class Upstream(asyncio.Protocol):
         length = 0 if request.method == b"HEAD" else answer.length
         if answer.status >= 500 and self._ask_elsewhere(edge, request, answer.status, length == len(body)):
             return
+        if not request.complete or self._service.draining:
+            request.ending = CLOSE  # RFC 9112, 9.3 and 9.6: an early answer ends the connection
         if answer.status < 500 and (self._outlier.failures or request.doubted):
-            self._service.answered_well(request, self._channel.endpoint)
+            self._service.second_tries.answered_well(request, self._channel.endpoint)
         self._cells[CLASSES + answer.status // 100] += 1
         if 0 <= length <= len(body):
             self._count_time(WHOLE, WHOLE_SUM_US)
             edge.transport.write(b"".join((answer.head, request.ending, body[:length])))
             self._finish(clean=length == len(body))
             return
-        self._left = length
-        framing = self._open_ended(request) if length < 0 else b""
+        relayed = self._body = AnswerBody(length, request.one_zero, self._service.limits)
+        if relayed.closing:
+            request.ending = CLOSE
         self._count_time(FIRST_BYTE, FIRST_BYTE_SUM_US)
         request.answered = True
-        self._in_body = True
         self._buffer = b""
         self.deadline = self._service.sweep.now + self._service.timeouts.response
-        edge.transport.write(b"%b%b%b" % (answer.head, framing, request.ending))
+        edge.transport.write(b"%b%b%b" % (answer.head, relayed.framing, request.ending))
         if body:
-            self._relay(body)
+            self._relay(relayed, body)
 
     def _ask_elsewhere(self, edge: Edge, request: Request, status: int, whole: bool) -> bool:
         """Keep an error from the client if another endpoint may do better; return whether one is asked."""
         edge.upstream = None
-        if not self._service.asks_elsewhere(edge, request, status):
+        if not self._service.second_tries.asks_elsewhere(edge, request, status):
             edge.upstream = self
             return False
         self._cells[CLASSES + status // 100] += 1
         self._count_time(WHOLE, WHOLE_SUM_US)
         self.edge = self.request = None
-        unsent = request.body is not None and self.transport.get_write_buffer_size()
-        if whole and self._reusable and not unsent:
-            self._reset()
-            if self._held:
-                self.release()
-            self._channel.park(self)
-        else:
-            self._drop()
+        self._part(request, clean=whole)
         return True
 
     def _count_time(self, histogram: int, sum_us: int) -> None:
@@ -207,18 +182,6 @@ class Upstream(asyncio.Protocol):
         took_s = monotonic() - self._sent
         self._cells[histogram + bisect_left(BUCKETS_S, took_s)] += 1
         self._cells[sum_us] += int(took_s * 1e6)
-
-    def _open_ended(self, request: Request) -> bytes:
-        """Prepare for a body of unknown length; return the line that frames it for the client."""
-        limits = self._service.limits
-        self._reader = (
-            ChunkedReader(limits.chunk_extension, limits.trailer) if self._left == CHUNKED else None
-        )
-        self._chunks_out = not request.one_zero
-        if self._chunks_out:
-            return b"Transfer-Encoding: chunked\r\n"
-        request.ending = CLOSE  # HTTP/1.0 knows no other end
-        return b""
 
     def _await_head(self, data: bytes) -> None:
         if len(data) > self._service.limits.head:
@@ -258,43 +221,29 @@ class Upstream(asyncio.Protocol):
         if not protocol or protocol.lower() not in asked:
             self._fail(Failure.MALFORMED, "a switch to a protocol that nobody asked for")
             return
+        if self._outlier.failures or request.doubted:
+            self._service.second_tries.answered_well(request, self._channel.endpoint)
         edge.transport.write(b"%b%b\r\n%b" % (answer.head, switch_lines(protocol), rest))
         self._cells[CLASSES + answer.status // 100] += 1
         self._leave()
         self.edge = self.request = None
         self._service.open_tunnel(edge, request, self.transport)
 
-    def _relay(self, data: bytes) -> None:
+    def _relay(self, body: AnswerBody, data: bytes) -> None:
         """Pass on a part of the body."""
         edge = self.edge
         assert edge is not None
         if not edge.stalled:
             self.deadline = self._service.sweep.now + self._service.timeouts.response
-        if self._reader is not None:
-            self._relay_chunks(self._reader, data)
-        elif self._left == UNTIL_CLOSE:
-            edge.transport.write(chunk(data) if self._chunks_out else data)
-        elif len(data) < self._left:
-            self._left -= len(data)
-            edge.transport.write(data)
-        else:
-            edge.transport.write(data[: self._left])
-            self._finish(clean=len(data) == self._left)
-
-    def _relay_chunks(self, reader: ChunkedReader, data: bytes) -> None:
-        edge = self.edge
-        assert edge is not None
         try:
-            payload = reader.feed(data)
+            piece = body.feed(data)
         except ValueError:
             self._cut()
             return
-        if self._chunks_out:
-            payload = chunk(payload) + last_chunk(reader.trailer) if reader.done else chunk(payload)
-        if payload:
-            edge.transport.write(payload)
-        if reader.done:
-            self._finish(clean=not reader.rest)
+        if piece:
+            edge.transport.write(piece)
+        if body.done:
+            self._finish(clean=body.clean)
 
     # --- the end of an answer ---
 
@@ -303,26 +252,26 @@ class Upstream(asyncio.Protocol):
         edge, request = self.edge, self.request
         assert edge is not None
         assert request is not None
-        if self._in_body:
+        if self._body is not None:
             self._count_time(DURATION, DURATION_SUM_US)
         self.edge = self.request = None
+        self._part(request, clean)
+        self._service.release(request)
+        edge.answered()
+
+    def _part(self, request: Request, clean: bool) -> None:
+        """The answer to REQUEST is done with: keep the connection, if nothing is left on it."""
         unsent = request.body is not None and self.transport.get_write_buffer_size()
         if clean and self._reusable and not unsent:
-            if self._in_body or self._buffer or self._interim:
-                self._reset()
+            if self._body is not None or self._buffer or self._interim:
+                self._body = None
+                self._buffer = b""
+                self._interim = 0
             if self._held:
                 self.release()
             self._channel.park(self)
         else:
             self._drop()
-        self._service.release(request)
-        edge.answered()
-
-    def _reset(self) -> None:
-        self._in_body = False
-        self._reader = None
-        self._buffer = b""
-        self._interim = 0
 
     def _fail(self, failure: Failure, detail: str = "") -> None:
         """No answer will come from here."""
@@ -331,7 +280,7 @@ class Upstream(asyncio.Protocol):
         assert request is not None
         self.edge = self.request = edge.upstream = None
         self._drop()
-        self._service.failed(edge, request, failure, reused=self.used, detail=detail)
+        self._service.second_tries.failed(edge, request, failure, reused=self.used, detail=detail)
 
     def _cut(self) -> None:
         """The answer ended in the middle: nobody may take it for whole."""
@@ -345,7 +294,7 @@ class Upstream(asyncio.Protocol):
 
     def give_up(self, failure: Failure) -> None:
         """The node is to answer no more: fail the request that waits for it, unless its answer has begun."""
-        if self.request is not None and not self._in_body:
+        if self.request is not None and self._body is None:
             self._fail(failure)
 
     def abandon(self) -> None:
@@ -354,64 +303,21 @@ class Upstream(asyncio.Protocol):
         self._drop()
 
     def _drop(self) -> None:
-        self._in_body = False
+        self._body = None
         self._channel.forget(self)
         self.transport.abort()
-
-    def _leave(self) -> None:
-        self._service.sweep.discard(self)
-        self._service.upstreams -= 1
-
-    # --- flow control ---
-
-    def hold(self) -> None:
-        """The client takes no more for now: read no more, and do not blame the node for the silence."""
-        if not self.transport.is_closing():
-            self._held = True
-            self.transport.pause_reading()
-            self.deadline = NEVER
-
-    def release(self) -> None:
-        if self._held and not self.transport.is_closing():
-            self._held = False
-            self.transport.resume_reading()
-            self.deadline = self._service.sweep.now + self._service.timeouts.response
-
-    def pause_writing(self) -> None:
-        self._stalled = True
-        self._await_node()
-        if self.edge is not None:
-            self.edge.hold()
-
-    def resume_writing(self) -> None:
-        self._stalled = False
-        if self.edge is not None:
-            if self._in_body:
-                self.deadline = self._service.sweep.now + self._service.timeouts.response
-            else:
-                self._await_answer()
-            self.edge.release()
-
-    def _await_node(self) -> None:
-        self._unsent = self.transport.get_write_buffer_size()
-        self.deadline = self._service.sweep.now + self._service.timeouts.write
 
     # --- the end of the connection ---
 
     def expire(self) -> None:
         if self.request is None:
             self._drop()
-        elif self._stalled:
-            if self.transport.get_write_buffer_size() < self._unsent:
-                self._await_node()  # slow, but it reads
-            elif self._in_body:
-                self._cut()
-            else:
-                self._fail(Failure.STALLED)
-        elif self._in_body:
+        elif self._stalled and self._node_reads():
+            pass  # slowly, but it does
+        elif self._body is not None:
             self._cut()
         else:
-            self._fail(Failure.SILENT)
+            self._fail(Failure.STALLED if self._stalled else Failure.SILENT)
 
     def eof_received(self) -> bool:
         self._end(whole=True)
@@ -426,12 +332,15 @@ class Upstream(asyncio.Protocol):
         """The node has closed. WHOLE: by an orderly end, which is how some bodies are ended."""
         if self.request is None:
             self._drop()
-        elif not self._in_body:
+            return
+        if self._body is None:
             self._fail(Failure.LOST)
-        elif self._left == UNTIL_CLOSE and whole:
-            assert self.edge is not None
-            if self._chunks_out:
-                self.edge.transport.write(last_chunk(b""))
-            self._finish(clean=False)
-        else:
+            return
+        ending = self._body.end() if whole else None
+        if ending is None:
             self._cut()
+            return
+        assert self.edge is not None
+        if ending:
+            self.edge.transport.write(ending)
+        self._finish(clean=False)

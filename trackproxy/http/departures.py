@@ -1,0 +1,66 @@
+"""Departures: what becomes of connections and requests at an endpoint that is no longer to be used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trackproxy.http.edge import Edge
+from trackproxy.http.retry import Failure, may_retry
+from trackproxy.http.tunnel import Tunnel
+from trackproxy.pool.endpoints import Health
+from trackproxy.pool.nodes import AdminState
+
+if TYPE_CHECKING:
+    from trackproxy.http.heads import Request
+    from trackproxy.http.service import Service
+    from trackproxy.pool.endpoints import Endpoint
+
+
+def follow(service: Service) -> None:
+    """States have changed: end idle connections that nobody will use, and serve who waits."""
+    for endpoint, channel in service.channels.items():
+        if endpoint.node.state is AdminState.DISABLED or endpoint.health is Health.DOWN:
+            channel.close_idle()
+    service.queue.wake()
+
+
+def move_from(service: Service, endpoint: Endpoint) -> None:
+    """ENDPOINT is down: what waits for its answer, and may be sent again, goes to another one."""
+    for edge, request in _requests_at(service, endpoint):
+        if edge.upstream is not None and _may_move(service, request, endpoint):
+            edge.upstream.give_up(Failure.DOWN)
+
+
+def end(service: Service, endpoint: Endpoint) -> None:
+    """End what is left at ENDPOINT: move what may be moved, close the rest."""
+    service.channels[endpoint].close_idle()
+    for connection in [*service.open]:
+        if isinstance(connection, Tunnel) and connection.endpoint is endpoint:
+            connection.close()
+    for edge, request in _requests_at(service, endpoint):
+        if edge.upstream is None:  # nothing was sent yet
+            taken_out = Failure.ENDED.text
+            service.second_tries.failed(edge, request, Failure.CONNECT, reused=False, detail=taken_out)
+        elif request.answered:
+            edge.upstream.abandon()
+            service.release(request)
+            edge.cut()
+        else:
+            edge.upstream.give_up(Failure.ENDED)
+
+
+def _requests_at(service: Service, endpoint: Endpoint) -> list[tuple[Edge, Request]]:
+    return [
+        (edge, edge.request)
+        for edge in service.open
+        if isinstance(edge, Edge) and edge.request is not None and edge.request.endpoint is endpoint
+    ]
+
+
+def _may_move(service: Service, request: Request, endpoint: Endpoint) -> bool:
+    """Whether REQUEST may go, and find another endpoint or at least a place in the queue."""
+    tried = (*request.tried, endpoint)
+    others = [e for e in service.endpoints if service.balancer.counts(e) and e not in tried]
+    if not any(other.has_room for other in others) and not (others and service.queue.has_place):
+        return False
+    return may_retry(request, Failure.DOWN, service.settings.retry, service.sweep.now)

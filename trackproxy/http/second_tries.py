@@ -1,0 +1,148 @@
+"""Second tries of one service: what becomes of a request whose endpoint failed, and who is to blame for it.
+
+Whether a request may be sent again at all is decided in `retry`; here it is done, counted, and held against
+endpoints.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from trackproxy.board import Counter
+from trackproxy.errors import ConnectFailed, Side
+from trackproxy.health.outliers import Cause
+from trackproxy.http.retry import Budget, Failure, may_retry
+
+if TYPE_CHECKING:
+    from trackproxy.http.edge import Edge
+    from trackproxy.http.heads import Request
+    from trackproxy.http.service import Service
+    from trackproxy.pool.endpoints import Endpoint
+
+log = logging.getLogger(__name__)
+
+UNAVAILABLE = frozenset({502, 503, 504})  # what says that the endpoint, not the request, is to blame
+
+_COUNTERS = {
+    Failure.LOST: Counter.LOST,
+    Failure.SILENT: Counter.SILENT,
+    Failure.STALLED: Counter.SILENT,
+    Failure.DOWN: Counter.SILENT,
+    Failure.MALFORMED: Counter.MALFORMED,
+}
+# No load for a node: nothing was sent, or the node that had it is gone.
+_FREE = frozenset({Failure.CONNECT, Failure.DOWN, Failure.ENDED})
+
+
+class SecondTries:
+    """Sends requests elsewhere as far as rules and budget go; else the client gets an answer."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._balancer = service.balancer
+        self._ejections = service.ejections
+        self._rules = service.settings.retry
+        self._statuses = frozenset(self._rules.statuses)
+        self._budget = Budget(self._rules.budget, self._rules.budget_min, service.sweep.now)
+
+    def failed(
+        self, edge: Edge, request: Request, failure: Failure, *, reused: bool, detail: str = ""
+    ) -> None:
+        """An attempt failed: try another endpoint if the rules allow it, else answer.
+
+        REUSED: on a connection that had served before; the node may just have closed it, so that the same
+        endpoint may be tried once more if there is no other.
+        """
+        endpoint = request.endpoint
+        assert endpoint is not None
+        service, stale = self._service, reused and failure is Failure.LOST
+        log.debug("%s: %s: %s %s", service.name, endpoint.address, failure.text, detail)
+        if failure in _COUNTERS:
+            endpoint.cells[_COUNTERS[failure]] += 1
+        if failure.cause and failure is not Failure.CONNECT and not stale:
+            self._ejections.failed(endpoint, failure.cause, detail)
+        request.tried = (*request.tried, endpoint)
+        if not self._may_retry(request, failure):
+            service.release(request)
+            service.answer(edge, request, failure.status, failure.text)
+            return
+        _rewind(edge, request)
+        other = self._balancer.take_other(edge.client, request.tried)
+        if other is None and stale:
+            self._resend(edge, request, endpoint)
+            return
+        service.release(request)
+        if other is not None:
+            self._resend(edge, request, other)
+        elif service.queue.may_find_room(request):
+            service.queue.wait(edge, request)
+        else:
+            service.answer(edge, request, failure.status, failure.text)
+
+    def connect_failed(self, edge: Edge, request: Request, endpoint: Endpoint, error: ConnectFailed) -> None:
+        """A connect failed: hold it against the endpoint, and try another one for REQUEST."""
+        endpoint.cells[Counter.CONNECT_FAILURES] += 1
+        if error.side is Side.NODE:
+            self._ejections.failed(endpoint, Cause.CONNECT, str(error))
+        if edge.request is request and request.endpoint is endpoint:
+            self.failed(edge, request, Failure.CONNECT, reused=False, detail=str(error))
+
+    def asks_elsewhere(self, edge: Edge, request: Request, status: int) -> bool:
+        """An endpoint answered with an error: send REQUEST to another one, if the rules allow it.
+
+        If they do not, return False: the client gets this answer. An error counts against an endpoint once
+        another one has answered better; what nobody can answer is the request's own fault.
+        """
+        endpoint = request.endpoint
+        assert endpoint is not None
+        request.tried = (*request.tried, endpoint)
+        other = self._other_than_erring(edge, request, status)
+        if other is None:
+            if status in UNAVAILABLE and not request.doubted:
+                self._ejections.failed(endpoint, Cause.STATUS, str(status))
+            return False
+        request.doubted = (*request.doubted, endpoint)
+        _rewind(edge, request)
+        self._service.release(request)
+        self._resend(edge, request, other)
+        return True
+
+    def answered_well(self, request: Request, endpoint: Endpoint) -> None:
+        """ENDPOINT, or others before it, had failed, and now it has answered: that settles the blame."""
+        self._ejections.succeeded(endpoint)
+        for other in request.doubted:
+            self._ejections.failed(other, Cause.STATUS, "another node answered better")
+
+    def _other_than_erring(self, edge: Edge, request: Request, status: int) -> Endpoint | None:
+        """Take an endpoint that may answer better than with STATUS; the budget is asked if there is one."""
+        now = self._service.sweep.now
+        if status not in self._statuses or not may_retry(request, Failure.STATUS, self._rules, now):
+            return None
+        if not any(other.listed and other not in request.tried for other in self._balancer.endpoints):
+            return None
+        if not self._budget.take(self._sent(), now):
+            return None
+        return self._balancer.take_other(edge.client, request.tried)
+
+    def _may_retry(self, request: Request, failure: Failure) -> bool:
+        """Ask the rules and the budget; who leaves a node that is gone has its share of traffic free."""
+        now = self._service.sweep.now
+        if not may_retry(request, failure, self._rules, now):
+            return False
+        return failure in _FREE or self._budget.take(self._sent(), now)
+
+    def _sent(self) -> int:
+        return sum(endpoint.total for endpoint in self._balancer.endpoints)
+
+    def _resend(self, edge: Edge, request: Request, endpoint: Endpoint) -> None:
+        endpoint.cells[Counter.RETRIES] += 1
+        self._service.send(edge, request, endpoint)
+
+
+def _rewind(edge: Edge, request: Request) -> None:
+    """Have the whole body sent again, and wait with the rest of it until somebody takes it."""
+    if request.body is not None:
+        request.body.rewind()
+        if not request.body.complete:
+            edge.hold()
