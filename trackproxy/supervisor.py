@@ -299,7 +299,7 @@ class Supervisor:
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(min(self._notifier.watchdog_s or 1.0, 1.0))
+            await asyncio.sleep(self.cluster.pause_s(min(self._notifier.watchdog_s or 1.0, 1.0)))
             self._notifier.alive()
             self.cluster.pass_time()
             self._generations.look(loop.time())

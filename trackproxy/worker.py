@@ -89,6 +89,7 @@ class Worker:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._opening: asyncio.Task[None] | None = None
         self._accept_from = 0.0
+        self._idle = False  # no client since the last beat
         self._ending = False
         self._settling = False  # connections may be coming that no service knows of yet
         self.services: dict[str, Service] = {}
@@ -116,7 +117,7 @@ class Worker:
                 index += 1
             service = self.services[name] = Service(name, settings, endpoints, loop, self._sweep)
             service.alert = self._suspect
-            service.on_open = self._watch_files
+            service.on_open = self._welcome
             self._listeners += [(service, listener) for listener in sockets[name]]
         self._step = Step(board, self._number, list(self.services.values()))
         await self._accept_again()
@@ -137,6 +138,13 @@ class Worker:
         for server in self._servers:
             server.close()
         self._servers = []
+
+    def _welcome(self) -> None:
+        """A client has come: if it is the first one, see what has happened since the last slow beat."""
+        if self._idle:
+            self._idle = False
+            self._step.take(self._loop.time())
+        self._watch_files()
 
     def _watch_files(self) -> None:
         """Stop accepting while there are too few descriptors, and go on once there are enough."""
@@ -179,8 +187,8 @@ class Worker:
         self._sweep.tick()
 
     def _beat(self) -> None:
-        idle = not any(service.open for service in self.services.values())
-        self._timers["beat"] = self._loop.call_later(IDLE_BEAT_S if idle else BEAT_S, self._beat)
+        self._idle = not any(service.open for service in self.services.values())
+        self._timers["beat"] = self._loop.call_later(IDLE_BEAT_S if self._idle else BEAT_S, self._beat)
         self._step.take(self._loop.time())
         self._watch_files()
 

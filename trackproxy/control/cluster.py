@@ -25,6 +25,7 @@ from trackproxy.health.verdict import Verdict
 from trackproxy.pool.nodes import AdminState
 from trackproxy.pool.panic import panics
 from trackproxy.settings import EndpointConfig, ServiceSettings, Settings, endpoints_of
+from trackproxy.step import BEAT_S
 
 log = logging.getLogger(__name__)
 
@@ -323,8 +324,13 @@ class Cluster:
 
     # --- time ---
 
+    def pause_s(self, most_s: float) -> float:
+        """Return how long to wait until `pass_time`: a step of the shortest slow start, MOST_S at most."""
+        steps = [row.service.slow_start / 10 for row in self.rows() if row.service.slow_start]
+        return max(min([most_s, *steps]), BEAT_S)
+
     def pass_time(self) -> None:
-        """Let weights grow that are on their way up; to be called about once a second."""
+        """Let weights grow that are on their way up."""
         now = asyncio.get_running_loop().time()
         if any(now - row.watched.back <= row.service.slow_start + 2 for row in self.rows()):
             self.publish()
