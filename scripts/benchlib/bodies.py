@@ -19,7 +19,7 @@ from benchlib.children import BenchError, Command, free_ports, running
 from benchlib.machine import Cores
 from benchlib.nodes import HOST
 from benchlib.peers import RunningPeer, running_peer
-from benchlib.usage import MIB, cpu_time, peak_rss_bytes, reset_peak, rss_bytes
+from benchlib.usage import MIB, SETTLE_S, cpu_time, peak_rss_bytes, reset_peak, rss_bytes
 
 GIB = 1 << 30
 STALL_S = 60.0
@@ -55,6 +55,7 @@ def measure_bodies(names: Sequence[str], size_bytes: int, cores: Cores, folder: 
 
 def _measure(peer: RunningPeer, direction: Callable[[int, int], None], size_bytes: int) -> Transfer:
     direction(peer.port, 1)  # imports, buffers and pools that a first request brings are not growth
+    time.sleep(SETTLE_S)
     reset_peak(peer.pid)
     rss, cpu, began = rss_bytes(peer.pid), cpu_time(peer.pid), time.monotonic()
     direction(peer.port, size_bytes)

@@ -20,14 +20,13 @@ from benchlib.children import BenchError
 from benchlib.machine import Cores
 from benchlib.nodes import HOST, running_nodes, verify
 from benchlib.peers import RunningPeer, running_peer
-from benchlib.usage import MIB, open_files, rss_bytes
+from benchlib.usage import MIB, SETTLE_S, open_files, rss_bytes
 
 REQUEST = f"GET /db/1/1/1.gif HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
 IP_BIND_ADDRESS_NO_PORT = 24  # ip(7): the port is chosen on connecting, which is fast with many
 PER_SOURCE = 5000  # connections of one source address: below the range of ephemeral ports
 PACE = 100  # connections between two breaths, below every backlog
 ACCEPT_DEADLINE_S = 30.0
-SETTLE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ def measure_idle(names: Sequence[str], connections: int, cores: Cores, folder: P
 
 
 def _measure(peer: RunningPeer, after: str, connections: int) -> Idle:
-    time.sleep(SETTLE_S)  # what it starts beside its main process has to be there
+    time.sleep(SETTLE_S)
     rss, files = rss_bytes(peer.pid), open_files(peer.pid)
     with contextlib.ExitStack() as stack:
         clients = []

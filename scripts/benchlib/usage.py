@@ -12,6 +12,7 @@ from pathlib import Path
 
 TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 MIB = 1 << 20
+SETTLE_S = 1.0  # until what a program starts beside its main process is there
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,7 @@ class Generation:
         self.retired = False
         self.over = asyncio.Event()
         self.on_suspect: Callable[[int], None] = lambda index: None
+        self.on_spawned: Callable[[], None] = lambda: None
         self._tasks: set[asyncio.Task[None]] = set()
         self._beats: dict[int, tuple[Crew, int, float]] = {}
         self._looked = 0.0
@@ -113,6 +114,7 @@ class Generation:
             async with asyncio.timeout(START_S):
                 for number in range(max(self.count, 1)):
                     self.crew.append(await self._start_one(number))
+                self.on_spawned()
                 for worker in self.crew:
                     await self._is_ready(worker)
         except (TimeoutError, OSError) as error:

@@ -63,6 +63,7 @@ class Generations:
             raise
         generation = Generation(self._numbers + 1, settings, view, listeners, count, self._spare.take)
         generation.on_suspect = partial(self._cluster.suspect, view)
+        generation.on_spawned = partial(self._spare.refill, wanted=count > 0)  # it loads beside them
         try:
             await generation.start()
         except BaseException:
