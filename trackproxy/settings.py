@@ -50,6 +50,12 @@ def _target(text: str) -> str:
     return text
 
 
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]*", text):
+        raise ValueError(f'must be a host such as "news.example.com" or "10.0.0.1:81", not {quoted(text)}')
+    return text
+
+
 def _state_dir(text: str) -> str:
     if text and not text.startswith("/"):
         raise ValueError(f"must be an absolute path, not {quoted(text)}")
@@ -84,7 +90,7 @@ class Retry(Section):
 
     tries: Annotated[int, whole(1, 10)] = Field(default=3, description="Endpoints tried for one request.")
     deadline: Duration = Field(
-        default=120, description="From the request's head to the answer's head, all tries together."
+        default=120, description="No further try begins later than this after the request's head."
     )
     budget: Annotated[int, whole(0, 100)] = Field(
         default=20, description="Percent of all requests that may be sent again."
@@ -133,7 +139,9 @@ class Probe(Section):
     path: Annotated[str, AfterValidator(_target)] = Field(
         default="/", description="Path and query of an HTTP probe."
     )
-    host: str = Field(default="", description="Host of an HTTP probe; empty is the endpoint's own address.")
+    host: Annotated[str, AfterValidator(_host)] = Field(
+        default="", description="Host of an HTTP probe; empty is the endpoint's own address."
+    )
     expect: list[Statuses] = Field(
         default=["200-499"], min_length=1, description="Statuses of a healthy answer to an HTTP probe."
     )

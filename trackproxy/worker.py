@@ -89,7 +89,7 @@ class Worker:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._opening: asyncio.Task[None] | None = None
         self._accept_from = 0.0
-        self._idle = False  # no client since the last beat
+        self._idle = True  # no client since the last beat
         self._ending = False
         self._settling = False  # connections may be coming that no service knows of yet
         self.services: dict[str, Service] = {}

@@ -133,6 +133,14 @@ async def test_a_change_of_state_reaches_every_generation(cluster: Cluster) -> N
     assert all(view.board.version > before for view, before in zip(views, versions, strict=True))
 
 
+async def test_what_live_traffic_has_left_out_stays_so_over_a_reload(cluster: Cluster) -> None:
+    settings = settings_of("127.0.0.1:9", "127.0.0.2:9")
+    old = await serve(cluster, settings)
+    old.board.counters(1, 1)[Counter.EJECTED_UNTIL] = 123_456
+    new = await serve(cluster, settings, workers=3)
+    assert new.board.ejected_until() == [0, 123_456]
+
+
 async def test_counts_of_a_generation_that_is_gone_are_kept_and_gauges_are_not(cluster: Cluster) -> None:
     settings = settings_of("127.0.0.1:9")
     key = Key("web", "a", "127.0.0.1:9")

@@ -151,6 +151,7 @@ def test_every_problem_is_listed_in_the_order_of_the_file(path: Path) -> None:
         ({"slow_start": -1}, "slow_start: must be"),
         ({"probe": {"type": "ping"}}, 'probe.type: must be "http", "tcp" or "off", not "ping"'),
         ({"probe": {"path": "health"}}, 'probe.path: must be a path such as "/health"'),
+        ({"probe": {"host": "a\r\nb: c"}}, 'probe.host: must be a host such as "news.example.com"'),
         ({"probe": {"expect": []}}, "probe.expect: needs at least one entry"),
         ({"probe": {"expect": ["2xx"]}}, "probe.expect[0]: must be a status or a range of them"),
         ({"outliers": {"ejection": 0}}, "outliers.ejection: must be a duration"),

@@ -77,6 +77,16 @@ def test_what_a_retired_generation_gives_back_goes_to_the_new_one() -> None:
     assert sum(leases(new)) >= 2
 
 
+def test_workers_that_know_of_no_limit_take_no_part_and_what_they_have_open_counts() -> None:
+    old = view(2, 0)
+    new = view(2, 6, old.rows[0].watched)
+    lease_first(new, {KEY})
+    follow(old, 2, 0)
+    settle([old, new], [2, 0], [5, 5])
+    assert leases(old) == [0, 0]
+    assert sum(leases(new)) == 4
+
+
 def test_workers_that_ended_for_good_leave_the_whole_limit_to_the_others() -> None:
     old = view(2, 4)
     new = view(2, 4, old.rows[0].watched)

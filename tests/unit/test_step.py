@@ -231,6 +231,18 @@ def test_what_other_workers_have_open_counts_for_least_connections() -> None:
 # --- pardons ---
 
 
+def test_a_pardon_ends_an_ejection_that_came_from_the_generation_before() -> None:
+    stage = Stage(nodes=2)
+    stage.board.counters(0, 0)[Counter.EJECTED_UNTIL] = 1 << 40
+    publish(stage)
+    stage.beat()
+    assert stage.endpoints[0].ejected
+    publish(stage, PARDONS=1)
+    stage.beat()
+    assert not stage.endpoints[0].ejected
+    assert stage.board.ejected_until() == [0, 0]
+
+
 def test_a_pardon_ends_an_ejection() -> None:
     stage = Stage(nodes=2)
     stage.loop.refusing = {8000}

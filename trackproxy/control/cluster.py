@@ -14,9 +14,10 @@ from typing import Any
 
 import aiohttp
 
-from trackproxy.board import Board, State
+from trackproxy.board import Board, Counter, State
 from trackproxy.control.memory import recall, remember
 from trackproxy.control.sharing import lease_first
+from trackproxy.control.tasks import Tasks
 from trackproxy.control.views import Key, Row, View, Watched, left, totals
 from trackproxy.health.checker import Checker
 from trackproxy.health.probes import Result, make_prober
@@ -45,6 +46,7 @@ class Cluster:
         self._session = session
         self._remembered = recall(folder)
         self._writable = True
+        self._tasks = Tasks()
         self._watched: dict[Key, Watched] = {}
         self._panicking: set[str] = set()
         self._handed: dict[str, Mapping[str, Any]] = {}
@@ -108,8 +110,15 @@ class Cluster:
         await self._find_out(rows)
         view = View(Board.create(len(rows), max(workers, 1)), rows, settings)
         lease_first(view, {*self._watched})
+        self._carry_ejections(view)
         self._write(view)
         return view
+
+    def _carry_ejections(self, view: View) -> None:
+        """Leave out in VIEW what is left out now: in cells of its first worker, which has not started."""
+        for index, row in enumerate(view.rows):
+            until_ms = self._ejected_until_ms(row.watched)
+            view.board.counters(0, index)[Counter.EJECTED_UNTIL] = until_ms
 
     def adopt(self, view: View) -> None:
         """Make VIEW the newest one: probe what it names, forget endpoints that no view names."""
@@ -194,7 +203,7 @@ class Cluster:
         if watched.checker is None:
             watched.verdict.up = True
         else:
-            watched.task = asyncio.create_task(watched.checker.run(), name=f"probes of {watched.key}")
+            watched.task = self._tasks.spawn(watched.checker.run(), f"probes of {watched.key}")
 
     def _stop(self, watched: Watched) -> None:
         if watched.task is not None:
@@ -226,18 +235,21 @@ class Cluster:
             if up:
                 watched.back = asyncio.get_running_loop().time()
             self._remember()
-        pardoned = result.passed and self._is_ejected(watched)
+        now_ms = asyncio.get_running_loop().time() * 1000
+        pardoned = result.passed and self._ejected_until_ms(watched) > now_ms
         watched.pardons += pardoned
         if changed or pardoned:
             self.publish()
 
-    def _is_ejected(self, watched: Watched) -> bool:
-        now_ms = asyncio.get_running_loop().time() * 1000
-        return any(
-            row.watched is watched and until_ms > now_ms
+    def _ejected_until_ms(self, watched: Watched) -> int:
+        """Return until when any worker leaves an endpoint out, on the loop's clock; 0 if none ever did."""
+        found = [
+            until_ms
             for view in self.views
             for row, until_ms in zip(view.rows, view.board.ejected_until(), strict=True)
-        )
+            if row.watched is watched
+        ]
+        return max(found, default=0)
 
     def _remember(self) -> None:
         self._remembered |= {str(key): watched.verdict.up for key, watched in self._watched.items()}

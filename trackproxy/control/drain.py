@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from trackproxy.control.cluster import Cluster
+from trackproxy.control.tasks import Tasks
 from trackproxy.pool.nodes import AdminState
 from trackproxy.step import BEAT_S
 
@@ -48,6 +49,7 @@ class Drains:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self._spawn = Tasks().spawn
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.of: dict[str, Drain] = {}
 
@@ -63,7 +65,7 @@ class Drains:
         self._cluster.set_state(node, AdminState.DRAIN)
         self.forget(node)
         drain = self.of[node] = Drain(node, asyncio.get_running_loop().time() + timeout_s, sticky)
-        self._tasks[node] = asyncio.create_task(self._carry_out(drain), name=f"drain of {node}")
+        self._tasks[node] = self._spawn(self._carry_out(drain), f"drain of {node}")
         return drain
 
     def forget(self, node: str) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Protocol
 
 from trackproxy.board import Process
 from trackproxy.control.children import Child
 from trackproxy.control.listeners import Listeners
+from trackproxy.control.tasks import Tasks
 from trackproxy.control.views import View
 from trackproxy.errors import StartFailed
 from trackproxy.orders import Order
@@ -102,7 +103,7 @@ class Generation:
         self.over = asyncio.Event()
         self.on_suspect: Callable[[int], None] = lambda index: None
         self.on_spawned: Callable[[], None] = lambda: None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._beats: dict[int, tuple[Crew, int, float]] = {}
         self._looked = 0.0
         self._end_by = math.inf
@@ -123,7 +124,7 @@ class Generation:
             ) from error
         if self.count:
             for number in range(self.count):
-                self._spawn(self._keep(number), f"worker {number + 1}")
+                self._tasks.spawn(self._keep(number), f"worker {number + 1}")
 
     def children(self) -> list[Child]:
         """Return the worker processes that run."""
@@ -136,7 +137,7 @@ class Generation:
             child.ready.set()
             self.crew.append(child)
         for number in range(self.count if replaced else 0):
-            self._spawn(self._keep(number), f"worker {number + 1}")
+            self._tasks.spawn(self._keep(number), f"worker {number + 1}")
 
     def _pass_suspicion(self, index: int) -> None:
         self.on_suspect(index)
@@ -248,7 +249,7 @@ class Generation:
             if not worker.death.done():
                 order(worker)
         if first:
-            self._spawn(self._await_end(), "end of a generation")
+            self._tasks.spawn(self._await_end(), "end of a generation")
 
     async def _await_end(self) -> None:
         """Wait for the last worker; who does not end by itself is killed."""
@@ -276,11 +277,6 @@ class Generation:
         deaths: list[asyncio.Future[object]] = [asyncio.shield(worker.death) for worker in alive]
         await asyncio.wait({hurry, *deaths}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
-
-    def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 async def _either(event: asyncio.Event, death: asyncio.Future[str]) -> None:

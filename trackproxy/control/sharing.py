@@ -57,13 +57,8 @@ class Sharing:
             view, index = where[-1]
             limit = view.rows[index].config.max_connections if view is views[-1] else 0
             if limit:
-                cells = [
-                    Cell(view.board, worker, index)
-                    for view, index in where
-                    for worker in range(view.board.workers)
-                    if worker not in view.gone
-                ]
-                self._share(limit, cells, in_vain, now)
+                cells = [cell for view, index in where for cell in _cells(view, index)]
+                self._share(limit - _unlimited(where), cells, in_vain, now)
 
     def _share(self, limit: int, cells: list[Cell], in_vain: dict[Cell, float], now: float) -> None:
         leases = [max(board.leases(worker)[index], 0) for board, worker, index in cells]
@@ -80,7 +75,15 @@ class Sharing:
 
 
 def _cells(view: View, row: int) -> list[Cell]:
-    return [Cell(view.board, worker, row) for worker in range(view.board.workers)]
+    """Return the places of workers that take part in a limit: they run, and were started knowing of one."""
+    if not view.rows[row].config.max_connections:
+        return []
+    return [Cell(view.board, worker, row) for worker in range(view.board.workers) if worker not in view.gone]
+
+
+def _unlimited(where: list[tuple[View, int]]) -> int:
+    """Return what workers have open that were started when there was no limit."""
+    return sum(view.board.active()[row] for view, row in where if not view.rows[row].config.max_connections)
 
 
 def _tell_loads(views: list[View], places: dict[Key, list[tuple[View, int]]]) -> None:

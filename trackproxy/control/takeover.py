@@ -30,6 +30,7 @@ from trackproxy.settings import Settings
 FORMAT = 1
 ENDED = (0, -1)
 TRIAL_S = 60.0
+MOST_LINES = 5  # of what a program that does not start has said last
 
 
 @dataclass(slots=True, eq=False)
@@ -148,9 +149,9 @@ async def try_out() -> None:
         if trial.returncode is None:
             trial.kill()
     if trial.returncode:
-        last = said.decode(errors="replace").strip().splitlines()[-1:]
+        last = said.decode(errors="replace").strip().splitlines()[-MOST_LINES:]
         raise UpgradeFailed(
-            f"the new program does not start: {''.join(last) or f'exit code {trial.returncode}'}"
+            f"the new program does not start: {'; '.join(last) or f'exit code {trial.returncode}'}"
         )
 
 

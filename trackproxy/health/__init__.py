@@ -1,1 +1,4 @@
-"""What is observed of endpoints: `outliers` (what live traffic says about one)."""
+"""What is known of endpoints: `probes` (one look at one of them; `connecting` and `reasons` are its parts),
+`verdict` and `slow_start` (what looks add up to), `checker` (when to look), `outliers` (what live traffic
+says).
+"""

@@ -77,8 +77,12 @@ class Ejections:
             endpoint.cells[Counter.EJECTED_UNTIL] = 0
 
     def pardon(self, endpoint: Endpoint) -> None:
-        """A probe was good: end our own ejection of ENDPOINT, unless probes know nothing of what is wrong."""
-        if self.outliers[endpoint].pardon(self._sweep.time()):
+        """A probe was good: end our own ejection of ENDPOINT, unless probes know nothing of what is wrong.
+
+        One that our column came with, from the generation before, is ended too.
+        """
+        outlier = self.outliers[endpoint]
+        if outlier.pardon(self._sweep.time()) or not outlier.until:
             endpoint.cells[Counter.EJECTED_UNTIL] = 0
 
     def follow(self, endpoint: Endpoint, *, ejected: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, cast
 
 from trackproxy.clock import NEVER
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from trackproxy.http.service import Service
 
 
-class NodeFlow(asyncio.Protocol):
+class NodeFlow(asyncio.Protocol, ABC):
     """A node connection as far as its pace goes; what is said on it is up to the subclass.
 
     edge: the client's side while it serves a request.
@@ -40,13 +41,13 @@ class NodeFlow(asyncio.Protocol):
         self._service.sweep.discard(self)
         self._service.upstreams -= 1
 
+    @abstractmethod
     def _await_answer(self) -> None:
         """Set the deadline for what the node owes now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def expire(self) -> None:
         """The deadline has passed."""
-        raise NotImplementedError
 
     # --- the client's pace ---
 

@@ -39,6 +39,7 @@ class Service:
     draining: answers close their connections.
     alert: has the endpoint with this number on the board probed at once.
     waiting: requests for which every endpoint is full, oldest first.
+    accepted: connections ever. refused, unavailable: requests that were answered here, with 4xx and 5xx.
     """
 
     def __init__(
@@ -79,9 +80,8 @@ class Service:
         self._wait_s = 0.0
         self._on_end: Callable[[], None] = _nothing
         self.on_open: Callable[[], None] = _nothing
-        self.accepted = self.refused = self.unavailable = (
-            0  # connections; requests answered here, 4xx and 5xx
-        )
+        self.accepted = 0
+        self.refused = self.unavailable = 0
         self.looks_at_clients = bool(settings.trusted_proxies) or settings.balance == "source_hash"
         self._tasks: set[asyncio.Task[object]] = set()
 
@@ -90,7 +90,7 @@ class Service:
     @property
     def connections(self) -> int:
         """How many file descriptors the connections of both sides take."""
-        return len(self.open) + self.upstreams + sum(endpoint.tunnels for endpoint in self.endpoints)
+        return len(self.open) + self.upstreams
 
     def opened(self, edge: Edge) -> None:
         self.accepted += 1
@@ -184,12 +184,12 @@ class Service:
 
     def open_tunnel(self, edge: Edge, request: Request, node: asyncio.Transport) -> None:
         """Join both connections after a switch of protocols; the request lasts as long as they do."""
-
         endpoint = request.endpoint
         assert endpoint is not None
 
         def over() -> None:
             endpoint.tunnels -= 1
+            self.upstreams -= 1
             self.closed(tunnel)
             self.release(request)
 
@@ -197,6 +197,7 @@ class Service:
         tunnel = Tunnel(ends, self.sweep, self.timeouts, over, client_stalled=edge.stalled)
         tunnel.endpoint = endpoint
         endpoint.tunnels += 1
+        self.upstreams += 1  # its node's end, which is no Upstream any more
         self.open.add(tunnel)
         sent_ahead = edge.leave()
         if sent_ahead:

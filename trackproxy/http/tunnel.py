@@ -132,6 +132,7 @@ class Tunnel:
         self._sweep = sweep
         self._timeouts = timeouts
         self._on_end = on_end
+        self._silence_s = timeouts.tunnel
         self._open = 2
         self.client, self.node = (TunnelEnd(self, end) for end in ends)
         self.client.other, self.node.other = self.node, self.client
@@ -142,13 +143,14 @@ class Tunnel:
 
     def close(self) -> None:
         """End in good order: what is on its way still arrives."""
-        self.deadline = self._sweep.now + self._timeouts.write
+        self._silence_s = self._timeouts.write
+        self.touch()
         self.client.transport.close()
         self.node.transport.close()
 
     def touch(self) -> None:
         """Something moved: the silence starts anew."""
-        self.deadline = self._sweep.now + self._timeouts.tunnel
+        self.deadline = self._sweep.now + self._silence_s
 
     def retire(self, wait_s: float) -> None:
         """Tunnels go on; whoever drains has a deadline."""
