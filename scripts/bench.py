@@ -24,6 +24,7 @@ from benchlib.idle import measure_idle
 from benchlib.load import Load
 from benchlib.machine import Cores, describe_machine, raise_file_limit, split_cores
 from benchlib.peers import PEERS, available, with_workers
+from benchlib.probing import measure_probing
 from benchlib.rounds import measure_rounds
 from benchlib.soak import measure_soak
 from benchlib.table import (
@@ -31,6 +32,7 @@ from benchlib.table import (
     bodies_cells,
     idle_cells,
     machine_line,
+    probing_cells,
     render_table,
     rounds_cells,
     soak_cells,
@@ -122,12 +124,18 @@ def idle(setting: Setting) -> list[Result]:
     return [Result("Idle connections", idle_cells(found), [asdict(one) for one in found])]
 
 
+def probing(setting: Setting) -> list[Result]:
+    found = measure_probing(setting.cores, setting.folder)
+    return [Result("Watching nodes, without traffic", probing_cells(found), [asdict(found)])]
+
+
 MEASUREMENTS: dict[str, Callable[[Setting], list[Result]]] = {
     "rounds": rounds,
     "workers": workers,
     "soak": soak,
     "bodies": bodies,
     "idle": idle,
+    "probing": probing,
 }
 
 
@@ -156,10 +164,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--body-mib", type=_positive, default=1024)
     add("--idle", action="store_true", help="memory per idle client connection")
     add("--idle-connections", type=_positive, default=10_000)
+    add("--probing", action="store_true", help="CPU of the supervisor with 20 nodes probed")
     add(
         "--all",
         action="store_true",
-        help="rounds, soak, bodies and idle; alone, each flag measures only its own",
+        help="rounds, soak, bodies, idle and probing; alone, each flag measures only its own",
     )
     add("--markdown", action="store_true", help="print tables as Markdown")
     add("--json", type=Path, default=Path("bench.json"), metavar="FILE", help="default: ./bench.json")
@@ -173,7 +182,9 @@ def chosen(arguments: argparse.Namespace) -> list[str]:
     """The measurements to make, in order."""
     if arguments.all:
         return [name for name in MEASUREMENTS if name != "workers" or arguments.workers]
-    return [name for name in ("workers", "soak", "bodies", "idle") if getattr(arguments, name)] or ["rounds"]
+    return [
+        name for name in ("workers", "soak", "bodies", "idle", "probing") if getattr(arguments, name)
+    ] or ["rounds"]
 
 
 def run(setting: Setting) -> int:

@@ -34,7 +34,7 @@ from trackproxy.health.probes import open_session
 from trackproxy.logs import log_to_stderr
 from trackproxy.pool.nodes import AdminState
 from trackproxy.settings import Settings
-from trackproxy.step import BEAT_S, IDLE_BEAT_S
+from trackproxy.step import BEAT_S
 from trackproxy.worker import raise_file_limit, tune_collector
 
 log = logging.getLogger(__name__)
@@ -293,8 +293,12 @@ class Supervisor:
         """Share limits and counts out between workers that cannot see each other."""
         sharing = Sharing()
         while True:
-            await asyncio.sleep(BEAT_S if sharing.is_needed(self.cluster.views) else IDLE_BEAT_S)
-            sharing.take(self.cluster.views, asyncio.get_running_loop().time())
+            if sharing.is_needed(self.cluster.views):
+                await asyncio.sleep(BEAT_S)
+                sharing.take(self.cluster.views, asyncio.get_running_loop().time())
+            else:
+                self.cluster.adopted.clear()
+                await self.cluster.adopted.wait()
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()

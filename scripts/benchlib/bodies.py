@@ -55,7 +55,7 @@ def measure_bodies(names: Sequence[str], size_bytes: int, cores: Cores, folder: 
 
 def _measure(peer: RunningPeer, direction: Callable[[int, int], None], size_bytes: int) -> Transfer:
     direction(peer.port, 1)  # imports, buffers and pools that a first request brings are not growth
-    time.sleep(SETTLE_S)
+    time.sleep(SETTLE_S)  # a spare process of another program: nothing tells when it is there
     reset_peak(peer.pid)
     rss, cpu, began = rss_bytes(peer.pid), cpu_time(peer.pid), time.monotonic()
     direction(peer.port, size_bytes)

@@ -55,7 +55,7 @@ def measure_idle(names: Sequence[str], connections: int, cores: Cores, folder: P
 
 
 def _measure(peer: RunningPeer, after: str, connections: int) -> Idle:
-    time.sleep(SETTLE_S)
+    time.sleep(SETTLE_S)  # a spare process of another program: nothing tells when it is there
     rss, files = rss_bytes(peer.pid), open_files(peer.pid)
     with contextlib.ExitStack() as stack:
         clients = []

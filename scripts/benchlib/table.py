@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from benchlib.bodies import Transfer
 from benchlib.idle import Idle
+from benchlib.probing import Probing
 from benchlib.rounds import Row, Turn
 from benchlib.soak import Soaked
 
@@ -81,6 +82,11 @@ def idle_cells(found: Sequence[Idle]) -> list[Cells]:
         ]
         cells.append([one.title, one.after, *figures])
     return cells
+
+
+def probing_cells(found: Probing) -> list[Cells]:
+    figures = [str(found.nodes), f"{found.supervisor:.2%}", f"{found.idle:.2%}"]
+    return [["proxy", "nodes probed", "supervisor, of a core", "idle worker"], ["trackproxy", *figures]]
 
 
 def machine_line(machine: Mapping[str, str]) -> str:

@@ -64,6 +64,11 @@ def cpu_time(pid: int) -> CpuTime:
     return CpuTime(user * TICK_S, system * TICK_S)
 
 
+def run_time_s(pid: int) -> float:
+    """CPU seconds of one process's main thread, to the nanosecond (schedstat): for those that do little."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
 def rss_bytes(pid: int) -> int:
     """Resident memory of the family, now."""
     return _status_sum(pid, "VmRSS:")

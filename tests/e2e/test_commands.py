@@ -134,7 +134,7 @@ def await_fact(fact: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not fact():
         assert time.monotonic() < deadline, "this has not come about"
-        time.sleep(0.01)
+        time.sleep(0.01)  # another process: it can only be asked again
 
 
 def status(path: Path, target: str) -> int:

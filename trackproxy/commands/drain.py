@@ -67,7 +67,7 @@ def _wait(client: Client, node: dict[str, Any], show: Show) -> End:
         if time.monotonic() - on_time > LATE_S:
             break
         show.progress(f"{node['name']}: {in_words(node['left'])} left, {seconds:.0f} s to go")
-        time.sleep(LOOK_S)
+        time.sleep(LOOK_S)  # the API tells when asked
         node = client.node(node["name"])
     return _end(node, show)
 

@@ -38,6 +38,7 @@ class Cluster:
     """Nodes and endpoints of all services.
 
     states: what operators want of each node. views: the boards of the generations that run, newest last.
+    adopted: set when there is another view.
     """
 
     def __init__(self, folder: Path, session: aiohttp.ClientSession) -> None:
@@ -52,6 +53,7 @@ class Cluster:
         self._handed: dict[str, Mapping[str, Any]] = {}
         self.states: dict[str, AdminState] = {}
         self.views: list[View] = []
+        self.adopted = asyncio.Event()
 
     # --- upgrades ---
 
@@ -88,6 +90,7 @@ class Cluster:
     def adopt_view(self, view: View) -> None:
         """Take over the board of a generation that another program has started."""
         self.views.append(view)
+        self.adopted.set()
         for row in view.rows:
             self._watched[row.watched.key] = row.watched
 
@@ -123,6 +126,7 @@ class Cluster:
     def adopt(self, view: View) -> None:
         """Make VIEW the newest one: probe what it names, forget endpoints that no view names."""
         self.views.append(view)
+        self.adopted.set()
         self.states = {name: self.states.get(name, AdminState.READY) for name in view.settings.nodes}
         for row in view.rows:
             self._watched[row.watched.key] = row.watched
