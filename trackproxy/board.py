@@ -10,6 +10,7 @@ Its layout, in cells (64-bit signed integers) of one mapped file; each area begi
     claims     endpoints             the worker
     wants      endpoints             the worker
     counters   Counter x endpoints   the worker
+    clients    CLIENTS               the worker; see `pool.admission`
 
 Tables lie kind by kind (all endpoints' ACTIVE, then all endpoints' TUNNELS, …), because every worker reads
 some kinds for all endpoints many times a second. The row of one endpoint is therefore a slice with a stride.
@@ -47,6 +48,8 @@ BUCKETS_S: tuple[float, ...] = (
 )
 # fmt: on
 HISTOGRAM = len(BUCKETS_S) + 1  # cells of a histogram; the last one is for everything above
+CLIENTS = 24576  # cells of a worker's table of clients; what they mean is in `pool.admission`
+ALL = slice(None)
 
 
 class BoardError(TrackproxyError):
@@ -92,7 +95,9 @@ class Counter(IntEnum):
     WHOLE_SUM_US = 18
     FIRST_BYTE_SUM_US = 19
     DURATION_SUM_US = 20
-    CONNECT_TIME = 21
+    BYTES_UP = 21  # passed on by sessions, to the node
+    BYTES_DOWN = 22  # and from it
+    CONNECT_TIME = 23
     WHOLE = CONNECT_TIME + HISTOGRAM
     FIRST_BYTE = WHOLE + HISTOGRAM
     DURATION = FIRST_BYTE + HISTOGRAM
@@ -128,13 +133,13 @@ _MAGIC = int.from_bytes(b"TPBOARD\0", "big")
 # A package that is upgraded under a running supervisor may have other cells, so the number follows from them.
 # Its first item is for what they do not show, such as the order of areas.
 _CELLS = [(kind.__name__, [(cell.name, cell.value) for cell in kind]) for kind in (State, Counter, Process)]
-_LAYOUT = zlib.crc32(repr((1, LINE, BUCKETS_S, _CELLS)).encode())
+_LAYOUT = zlib.crc32(repr((2, LINE, CLIENTS, BUCKETS_S, _CELLS)).encode())
 
 
 def _places(endpoints: int, workers: int) -> tuple[list[slice], int]:
     """Return where each area lies, in the order of the layout, and the cells of the whole."""
     shared = [len(_Header), len(State) * endpoints, *[endpoints] * workers]
-    own = [len(Process), endpoints, endpoints, ROW * endpoints]
+    own = [len(Process), endpoints, endpoints, ROW * endpoints, CLIENTS]
     places, start = [], 0
     for cells in shared + own * workers:
         places.append(slice(start, start + cells))
@@ -155,7 +160,9 @@ class Board:
         self._header, self._states = self._areas[:2]
         own = self._areas[2 + workers :]
         self._leases = self._areas[2 : 2 + workers]
-        self._processes, self._claims, self._wants, self._counters = (own[n::4] for n in range(4))
+        self._processes, self._claims, self._wants, self._counters, self._clients = (
+            own[n::5] for n in range(5)
+        )
 
     @classmethod
     def create(cls, endpoints: int, workers: int) -> Board:
@@ -233,11 +240,20 @@ class Board:
         """What the worker says of itself, by Process."""
         return _of(self._processes, worker)[:]
 
-    def active_elsewhere(self, worker: int) -> list[int]:
-        """Requests open at each endpoint at all workers but this one, those of older generations included."""
-        kinds = [self._kind(self._states, State.ELSEWHERE).tolist()]
+    def clients(self, worker: int) -> memoryview:
+        """Whose sessions the worker has open; see `pool.admission`."""
+        return _of(self._clients, worker)[:]
+
+    def active_elsewhere(self, worker: int, rows: slice = ALL) -> list[int]:
+        """Requests open at each endpoint at all workers but this one, those of older generations included.
+
+        rows: of these endpoints only.
+        """
+        kinds = [self._kind(self._states, State.ELSEWHERE)[rows].tolist()]
         kinds += [
-            self._kind(area, Counter.ACTIVE).tolist() for n, area in enumerate(self._counters) if n != worker
+            self._kind(area, Counter.ACTIVE)[rows].tolist()
+            for n, area in enumerate(self._counters)
+            if n != worker
         ]
         return list(map(sum, zip(*kinds, strict=True)))
 
@@ -269,6 +285,10 @@ class Board:
         for cells in (self._claims[worker], self._wants[worker], *kinds):
             for endpoint in range(self.endpoints):
                 cells[endpoint] = 0  # one store each; a slice assignment promises none
+        clients = self._clients[worker]
+        for place, held in enumerate(clients.tolist()):
+            if held:
+                clients[place] = 0
 
     def close(self) -> None:
         """Let go of the memory, and of the descriptor if `create` made it. May be called again.

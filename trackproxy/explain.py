@@ -11,7 +11,8 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -60,23 +61,35 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]
 
 
 def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
-    path = detail["loc"][:-1] if detail["loc"][-1] == "[key]" else detail["loc"]
+    location = detail["loc"][:-1] if detail["loc"][-1] == "[key]" else detail["loc"]
+    path = _untagged(model, location)
     if detail["type"] == "extra_forbidden":
-        return unknown_key(path, keys_at(model, path[:-1]))
+        return unknown_key(path, keys_at(model, location[:-1]))
+    if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        path = (*path, str(detail["ctx"]["discriminator"]).strip("'"))
     return Problem(path, _sentence(detail))
+
+
+def _untagged(model: type[BaseModel], location: KeyPath) -> KeyPath:
+    """Return a path without what pydantic puts into it: which of several kinds of section was meant."""
+    return tuple(key for key, _, tag in _walk(model, location) if not tag)
 
 
 def _sentence(detail: ErrorDetails) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
-    if kind == "missing":
+    if kind in ("missing", "union_tag_not_found"):
         return "is required"
     if kind == "too_short":
         return "needs at least one entry"
     if kind == "literal_error":
         expected = str(context["expected"]).replace("'", '"')
         return f"must be {expected}, not {quoted(detail['input'])}"
+    if kind == "union_tag_invalid":
+        *others, last = re.findall(r"'(\w+)'", str(context["expected_tags"]))
+        expected = ", ".join(f'"{tag}"' for tag in others)
+        return f'must be {expected} or "{last}", not {quoted(context["tag"])}'
     return f"must be {_EXPECTED[kind]}, not {quoted(detail['input'])}"
 
 
@@ -88,15 +101,42 @@ def unknown_key(path: KeyPath, known: Iterable[str], what: str = "key") -> Probl
     return Problem(path, f"unknown {what}, {hint}")
 
 
-def keys_at(model: type[BaseModel], path: KeyPath) -> list[str]:
-    """Return the keys that the section at a path knows."""
-    section, named = model, False
-    for key in path:
-        if named:
-            named = False
-            continue
-        section, named = _section(section.model_fields[str(key)].annotation) or (section, False)
+def keys_at(model: type[BaseModel], location: KeyPath) -> list[str]:
+    """Return the keys that the section at a location knows."""
+    section = model
+    for _, inner, _ in _walk(model, location):
+        section = inner or section
     return list(section.model_fields)
+
+
+def _walk(
+    model: type[BaseModel], location: KeyPath
+) -> Iterator[tuple[str | int, type[BaseModel] | None, bool]]:
+    """Yield each key of a location, the section that it leads into, and whether it only says which kind."""
+    section: type[BaseModel] | None = model
+    kinds: list[type[BaseModel]] = []
+    named = False
+    for key in location:
+        if named:  # the name of one of several
+            named = False
+            section = kinds[0] if len(kinds) == 1 else None
+            yield key, section, False
+        elif section is None and kinds:
+            section = next((kind for kind in kinds if key in _tags(kind)), None)
+            kinds = []
+            yield key, section, True
+        elif section is not None and key in section.model_fields:
+            kinds, named = _sections(section.model_fields[str(key)].annotation)
+            section = kinds[0] if len(kinds) == 1 and not named else None
+            yield key, section, False
+        else:
+            section = None
+            yield key, None, False
+
+
+def _tags(kind: type[BaseModel]) -> tuple[Any, ...]:
+    """Return the values by which one kind of section is known among several."""
+    return get_args(kind.model_fields["protocol"].annotation)
 
 
 def explain(model: type[BaseModel]) -> Iterator[str]:
@@ -113,23 +153,26 @@ def explain(model: type[BaseModel]) -> Iterator[str]:
 
 def _groups(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
     """Yield the title and the rows of a section, then those of the sections inside it."""
-    inner = {key: _section(field.annotation) for key, field in model.model_fields.items()}
+    inner = {key: _sections(field.annotation) for key, field in model.model_fields.items()}
     rows = [
         (prefix + key, _default(field), field.description or "")
         for key, field in model.model_fields.items()
-        if inner[key] is None
+        if not inner[key][0]
     ]
     yield (model.__doc__ or "").partition("\n")[0], rows
-    for key, section in inner.items():
-        if section is not None:
-            yield from _groups(section[0], f"{prefix}{key}." + ("<name>." if section[1] else ""))
+    for key, (sections, named) in inner.items():
+        for section in sections:
+            yield from _groups(section, f"{prefix}{key}." + ("<name>." if named else ""))
 
 
-def _section(annotation: Any) -> tuple[type[BaseModel], bool] | None:
-    """Return the model that a field holds, and whether it holds one for each name; None for a plain value."""
-    named = get_origin(annotation) is dict
-    kind = get_args(annotation)[1] if named else annotation
-    return (kind, named) if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+def _sections(annotation: Any) -> tuple[list[type[BaseModel]], bool]:
+    """Return the kinds of section that a field may hold, none for a plain value; and whether one per name."""
+    if get_origin(annotation) is dict:
+        return _sections(get_args(annotation)[1])[0], True
+    if get_origin(annotation) is Annotated:
+        return _sections(get_args(annotation)[0])
+    parts = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)], False
 
 
 def _default(field: FieldInfo) -> str:

@@ -7,14 +7,14 @@ while there is no client.
 from __future__ import annotations
 
 import math
+from collections.abc import Sized
 from dataclasses import dataclass
+from functools import partial
 
 from trackproxy.board import Board, Counter, Process, State
-from trackproxy.http import departures
-from trackproxy.http.service import Service
-from trackproxy.http.upstream import Upstream
 from trackproxy.pool.endpoints import Endpoint, Health
 from trackproxy.pool.nodes import AdminState
+from trackproxy.served import Served
 
 BEAT_S = 0.025
 IDLE_BEAT_S = 0.1
@@ -38,9 +38,9 @@ class _Seat:
     answers: how many it has given; since: when that was noticed, seconds.
     """
 
-    service: Service
+    service: Served
     endpoint: Endpoint
-    idle: list[Upstream]
+    idle: Sized
     told: tuple[int, int, int, int] = (0, 0, 0, 0)
     pardons: int = 0
     ends: int = 0
@@ -51,12 +51,12 @@ class _Seat:
 class Step:
     """What one worker writes on its column of the board, and what it reads there."""
 
-    def __init__(self, board: Board, number: int, services: list[Service]) -> None:
+    def __init__(self, board: Board, number: int, services: list[Served]) -> None:
         self._board = board
         self._number = number
         self._services = services
         self._seats = [
-            _Seat(service, endpoint, service.channels[endpoint].idle)
+            _Seat(service, endpoint, service.idle(endpoint))
             for service in services
             for endpoint in service.endpoints
         ]
@@ -70,6 +70,8 @@ class Step:
         self._limited = [seat for seat in self._seats if seat.endpoint.max_connections]
         self._looks_elsewhere = any(service.balancer.tracks_load for service in services)
         self._told = {name: 0 for _, name in TOTALS}
+        if board.workers > 1:
+            self._refresh_picks()
         self._version = 0
 
     def take(self, now: float) -> None:
@@ -123,9 +125,9 @@ class Step:
         for seat, state in zip(self._seats, self._states, strict=True):  # what is moved meets the new states
             if state[State.ENDS] != seat.ends:
                 seat.ends = state[State.ENDS]
-                departures.end(seat.service, seat.endpoint)
+                seat.service.end(seat.endpoint)
         for service in self._services:
-            departures.follow(service)
+            service.follow()
 
     def _claim(self) -> None:
         """Obey the leases, and say so: the supervisor hands on only what nobody claims any more."""
@@ -135,7 +137,7 @@ class Step:
             service, endpoint = seat.service, seat.endpoint
             lease = self._leases[endpoint.index]
             if service.balancer.set_limit(endpoint, lease):
-                service.queue.wake()
+                service.wake()
             self._claims[endpoint.index] = max(lease, endpoint.own)
             self._wants[endpoint.index] = endpoint.own + len(service.waiting)
 
@@ -151,6 +153,18 @@ class Step:
         for seat, active in zip(self._seats, self._board.active_elsewhere(self._number), strict=True):
             seat.service.balancer.set_elsewhere(seat.endpoint, active)
 
+    def _refresh_picks(self) -> None:
+        """Let services whose sessions are few and long see loads as they are, not as of the last beat."""
+        start = 0
+        for service in self._services:
+            rows = slice(start, start + len(service.endpoints))
+            service.refresh = partial(self._refresh, self._seats[rows], rows)
+            start = rows.stop
+
+    def _refresh(self, seats: list[_Seat], rows: slice) -> None:
+        for seat, active in zip(seats, self._board.active_elsewhere(self._number, rows), strict=True):
+            seat.service.balancer.set_elsewhere(seat.endpoint, active)
+
     # --- silence ---
 
     def _listen(self, seat: _Seat, now: float) -> None:
@@ -162,6 +176,6 @@ class Step:
         elif now - seat.since >= service.settings.outliers.silence:
             seat.since = now - service.settings.outliers.silence / 2
             if endpoint.health is Health.DOWN:
-                departures.move_from(service, endpoint)
+                service.move_from(endpoint)
             else:
                 service.alert(endpoint.index)

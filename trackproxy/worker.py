@@ -15,20 +15,25 @@ import resource
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from itertools import count
 
 from trackproxy.board import Board
 from trackproxy.clock import Sweep
-from trackproxy.http.edge import Edge
 from trackproxy.http.service import Service
+from trackproxy.http_sections import HttpService
+from trackproxy.pool.admission import Admission
 from trackproxy.pool.endpoints import Endpoint
 from trackproxy.pool.nodes import Node
-from trackproxy.settings import ServiceSettings, Settings, endpoints_of
+from trackproxy.served import Listening, Served
+from trackproxy.settings import AnyService, Settings, endpoints_of
 from trackproxy.step import BEAT_S, IDLE_BEAT_S, Step
+from trackproxy.tcp.forwarder import Forwarder
+from trackproxy.tcp.pipes import Pipes
+from trackproxy.tcp.poller import Poller
+from trackproxy.tcp.relay import Tools
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 4096
 REST_S = 1.0  # after accepting has failed
 
 # A request leaves few objects that only the collector frees; looking for them every 700 allocations, as
@@ -49,10 +54,14 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _waits(settings: ServiceSettings) -> Iterator[float]:
-    yield from dict(settings.timeouts).values()
-    yield settings.queue.timeout
-    yield settings.keepalive.idle
+def _waits(settings: AnyService) -> Iterator[float]:
+    yield from (wait for wait in dict(settings.timeouts).values() if wait is not None)
+    if isinstance(settings, HttpService):
+        yield settings.queue.timeout
+        yield settings.keepalive.idle
+    else:
+        yield settings.greeting_timeout
+        yield settings.greeting_deadline
 
 
 class Files:
@@ -84,15 +93,16 @@ class Worker:
         self._number = number
         self._suspect = suspect
         self._nodes = {name: Node(name) for name in settings.nodes}
-        self._listeners: list[tuple[Service, socket.socket]] = []
-        self._servers: list[asyncio.Server] = []
+        self._listeners: list[tuple[Served, socket.socket]] = []
+        self._servers: list[Listening] = []
+        self._tools: Tools | None = None  # of services that forward
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._opening: asyncio.Task[None] | None = None
         self._accept_from = 0.0
         self._idle = True  # no client since the last beat
         self._ending = False
         self._settling = False  # connections may be coming that no service knows of yet
-        self.services: dict[str, Service] = {}
+        self.services: dict[str, Served] = {}
         self.over = asyncio.Event()
         self.left = 0
 
@@ -103,36 +113,45 @@ class Worker:
         shortest_s = min(wait for service in services.values() for wait in _waits(service))
         self._sweep = Sweep(loop.time, shortest_s)
         self._files = Files()
-        board = self._board = self._board or Board.create(
+        self._board = self._board or Board.create(
             sum(len(endpoints_of(self._settings, name)) for name in services), 1
         )
-        index = 0
+        self._indices = count()
         for name, settings in services.items():
-            endpoints = []
-            for config in endpoints_of(self._settings, name):
-                cells = board.counters(self._number, index)
-                endpoint = Endpoint.of(config, self._nodes[config.node])
-                endpoint.index, endpoint.cells = index, cells
-                endpoints.append(endpoint)
-                index += 1
-            service = self.services[name] = Service(name, settings, endpoints, loop, self._sweep)
+            service = self.services[name] = self._make(name, settings)
             service.alert = self._suspect
             service.on_open = self._welcome
             self._listeners += [(service, listener) for listener in sockets[name]]
-        self._step = Step(board, self._number, list(self.services.values()))
+        self._step = Step(self._board, self._number, list(self.services.values()))
         await self._accept_again()
         self._beat()
         self._tick()
+
+    def _make(self, name: str, settings: AnyService) -> Served:
+        """Return a service, its endpoints in their places on the board."""
+        board = self._board
+        assert board is not None
+        configs = endpoints_of(self._settings, name)
+        endpoints = []
+        for config in configs:
+            endpoint = Endpoint.of(config, self._nodes[config.node])
+            endpoint.index = next(self._indices)
+            endpoint.cells = board.counters(self._number, endpoint.index)
+            endpoints.append(endpoint)
+        if isinstance(settings, HttpService):
+            return Service(name, settings, endpoints, self._loop, self._sweep)
+        if self._tools is None:
+            self._tools = Tools(Poller(self._loop), Pipes(), self._sweep)
+            others = [board.clients(number) for number in range(board.workers) if number != self._number]
+            self._admission = Admission(board.clients(self._number), others)
+        return Forwarder(name, settings, endpoints, configs, self._tools, self._admission)
 
     # --- listeners ---
 
     async def _accept(self) -> None:
         """Accept connections; the sockets themselves stay open when servers close."""
         for service, listener in self._listeners:
-            unix = listener.family == socket.AF_UNIX
-            create = self._loop.create_unix_server if unix else self._loop.create_server
-            server = await create(partial(Edge, service), sock=listener.dup(), backlog=BACKLOG)
-            self._servers.append(server)
+            self._servers.append(await service.listen(listener))
 
     def _pause(self) -> None:
         for server in self._servers:
@@ -176,9 +195,7 @@ class Worker:
         for service, listener in self._listeners:
             with suppress(OSError):
                 while True:
-                    connection, _ = listener.accept()
-                    connection.setblocking(False)
-                    service.spawn(self._loop.connect_accepted_socket(partial(Edge, service), connection))
+                    service.take(*listener.accept())
 
     # --- clocks ---
 
@@ -197,19 +214,20 @@ class Worker:
     def retire(self, grace_s: float) -> None:
         """Others serve the listeners now: take no connections, and end what is open within GRACE_S.
 
-        Clients between two requests may send one more until then; its answer ends their connection. Who waits
-        in an accept queue is answered too: the others may not have that listener any more.
+        Clients between two requests may send one more until then; its answer ends their connection. Sessions
+        may go on for `session_grace`. Who waits in an accept queue is served too: the others may not have
+        that listener any more.
         """
         self._pause()
         self._accept_rest()
-        self._close(grace_s, wait_s=grace_s)
+        self._close(grace_s, max(grace_s, self._settings.session_grace), wait_s=grace_s)
 
     def quit(self, grace_s: float) -> None:
         """Nobody serves the listeners any more: answer who waits there, and end all within GRACE_S."""
         self._pause()
         self._accept_rest()
-        linger_s = max(service.timeouts.linger for service in self.services.values())
-        self._close(grace_s, wait_s=min(linger_s, grace_s / 2))
+        linger_s = max(service.settings.timeouts.linger for service in self.services.values())
+        self._close(grace_s, grace_s, wait_s=min(linger_s, grace_s / 2))
 
     async def stop(self, grace_s: float) -> bool:
         """Quit, and wait for the end; return whether everything ended by itself."""
@@ -217,17 +235,19 @@ class Worker:
         await self.over.wait()
         return not self.left
 
-    def _close(self, grace_s: float, wait_s: float) -> None:
+    def _close(self, grace_s: float, session_grace_s: float, wait_s: float) -> None:
         self._ending = True
         self._pause()
         for _, listener in self._listeners:
             listener.close()
         self._listeners = []
-        for service in self.services.values():
+        for name, service in self.services.items():
             service.drain(wait_s, self._look)
-        if "end" in self._timers:
-            self._timers["end"].cancel()
-        self._timers["end"] = self._loop.call_later(grace_s, self.end)
+            key = f"end of {name}"
+            if key in self._timers:
+                self._timers[key].cancel()
+            left_s = session_grace_s if isinstance(service, Forwarder) else grace_s
+            self._timers[key] = self._loop.call_later(left_s, self._end_one, service)
         # Connections just accepted are not open yet: the loop tells their protocols with its next callbacks.
         self._settling = True
         self._loop.call_soon(self._loop.call_soon, self._settled)
@@ -242,15 +262,27 @@ class Worker:
             return
         for timer in self._timers.values():
             timer.cancel()
+        if self._tools is not None:
+            self._tools.poller.stop()
+            self._tools.pipes.trim()
+            self._tools = None
         self._step.tell()
         self.over.set()
 
     def end(self) -> None:
         """End at once whatever is open."""
         if not self._ending:
-            self._close(0.0, 0.0)
-        self.left = sum(len(service.open) for service in self.services.values())
-        if self.left:
-            log.warning("ended %d connections that were still open at the deadline", self.left)
-        for service in self.services.values():
-            service.abort()
+            self._close(0.0, 0.0, 0.0)
+        for name, service in self.services.items():
+            self._timers[f"end of {name}"].cancel()
+            self._end_one(service)
+
+    def _end_one(self, service: Served) -> None:
+        if service.open:
+            self.left += len(service.open)
+            log.warning(
+                "%s: ended %d connections that were still open at the deadline",
+                service.name,
+                len(service.open),
+            )
+        service.abort()

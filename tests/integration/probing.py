@@ -12,8 +12,10 @@ import pytest
 
 from tests.integration.conftest import Stage
 from tests.integration.nodes import Node, Script
-from trackproxy.health.probes import Prober, Result, make_prober
-from trackproxy.settings import EndpointConfig, Probe
+from trackproxy.health.looking import Prober, Result
+from trackproxy.health.probes import make_prober
+from trackproxy.http_sections import HttpService, Probe
+from trackproxy.settings import EndpointConfig
 from trackproxy.units import Address, parse_address
 
 TIMEOUT_S = 0.3  # of a probe that is meant to meet it
@@ -33,7 +35,8 @@ def prober(
     """What probes this address with these settings."""
     text = where.address if isinstance(where, Node) else where
     address = parse_address(text, 80) if isinstance(text, str) else text
-    made = make_prober(Probe(**settings), EndpointConfig("n1", address, 1, 0, 0, timeout_s), session)
+    service = HttpService(protocol="http", listen=[Address("", 80)], probe=Probe(**settings))
+    made = make_prober(service, EndpointConfig("n1", address, 1, 0, 0, timeout_s), session)
     assert made is not None
     return made
 

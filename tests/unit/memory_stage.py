@@ -12,9 +12,9 @@ from trackproxy.http.channel import Channel
 from trackproxy.http.edge import Edge
 from trackproxy.http.service import Service
 from trackproxy.http.upstream import Upstream
+from trackproxy.http_sections import HttpService
 from trackproxy.pool.endpoints import Endpoint
 from trackproxy.pool.nodes import Node
-from trackproxy.settings import ServiceSettings
 from trackproxy.step import Step
 from trackproxy.units import Address
 
@@ -43,7 +43,7 @@ class Stage:
         self.board = board_of(nodes, workers)
         for index, endpoint in enumerate(self.endpoints):
             endpoint.index, endpoint.cells = index, self.board.counters(0, index)
-        self.settings = ServiceSettings.model_validate({"protocol": "http", "listen": [":8080"], **settings})
+        self.settings = HttpService.model_validate({"protocol": "http", "listen": [":8080"], **settings})
         loop = cast(asyncio.AbstractEventLoop, self.loop)
         self.service = Service("web", self.settings, self.endpoints, loop, self.sweep)
         self.step = Step(self.board, 0, [self.service])

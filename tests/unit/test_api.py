@@ -19,7 +19,8 @@ from trackproxy.board import Counter
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drain, Drains, Sticky
 from trackproxy.errors import ConfigError, StartFailed
-from trackproxy.health.probes import Result, open_session
+from trackproxy.health.looking import Result
+from trackproxy.health.probes import open_session
 from trackproxy.pool.nodes import AdminState
 from trackproxy.settings import load
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from trackproxy.health.checker import Checker
-from trackproxy.health.probes import Result
+from trackproxy.health.looking import Result
 from trackproxy.health.verdict import Verdict
 
 PASS = Result(True, "200 in 1 ms", 0.001)

@@ -11,6 +11,7 @@ from tests.unit.memory_stage import Stage
 from tests.unit.memory_transport import MemoryTransport
 from tests.unit.test_protocols import BEGUN, OK, TIMEOUTS, asked, begun, leave
 from trackproxy.clock import NEVER, Sweep
+from trackproxy.http.service import Service
 from trackproxy.settings import Settings
 from trackproxy.worker import Worker
 
@@ -165,7 +166,9 @@ async def test_a_worker_goes_on_with_its_deadlines_after_one_that_failed() -> No
     worker = Worker(Settings.model_validate({"nodes": nodes, "services": {"web": web}}))
     await worker.start({"web": []})
     failing = Wait(fails=True)
-    worker.services["web"].sweep.add(failing)
+    service = worker.services["web"]
+    assert isinstance(service, Service)
+    service.sweep.add(failing)
     try:
         async with asyncio.timeout(5):
             await failing.twice.wait()

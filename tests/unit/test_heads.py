@@ -22,7 +22,7 @@ from trackproxy.http.heads import (
     seen_answers,
     without_empty_lines,
 )
-from trackproxy.settings import Limits
+from trackproxy.http_sections import Limits
 
 LIMITS = Limits(target=40, head=200)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trackproxy.health.outliers import DOUBT_S, Cause, Outlier, may_eject
-from trackproxy.settings import Outliers
+from trackproxy.sections import Outliers
 
 NOT_CONNECT = [cause for cause in Cause if cause is not Cause.CONNECT]
 

@@ -7,18 +7,19 @@ from typing import get_args
 import pytest
 
 from tests.unit.pool_samples import endpoints_of, taken_of
+from trackproxy.http_sections import HttpService
 from trackproxy.pool.balancer import Balancer, Room
 from trackproxy.pool.endpoints import Endpoint, Health
 from trackproxy.pool.nodes import AdminState, Node
 from trackproxy.pool.policies.table import POLICIES
-from trackproxy.settings import EndpointConfig, ServiceSettings
+from trackproxy.settings import EndpointConfig
 from trackproxy.units import Address
 
 all_policies = pytest.mark.parametrize("policy", list(POLICIES))
 
 
 def test_every_policy_of_the_settings_is_in_the_table() -> None:
-    assert set(get_args(ServiceSettings.model_fields["balance"].annotation)) == set(POLICIES)
+    assert set(get_args(HttpService.model_fields["balance"].annotation)) == set(POLICIES)
 
 
 def test_an_endpoint_is_made_as_configured() -> None:

@@ -9,9 +9,9 @@ from tests.unit.memory_stage import Stage
 from tests.unit.memory_transport import HIGH_WATER, INET, UNIX, MemoryTransport
 from trackproxy.clock import NEVER
 from trackproxy.http.edge import PIPELINED_BYTES, Edge
-from trackproxy.http.tunnel import LINGER_BYTES
 from trackproxy.pool.endpoints import Health
 from trackproxy.pool.nodes import AdminState
+from trackproxy.tunnel import LINGER_BYTES
 
 GET = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n"
 GET_2 = b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n"

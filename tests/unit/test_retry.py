@@ -7,9 +7,9 @@ import pytest
 from trackproxy.http.framing import RequestBody
 from trackproxy.http.heads import Request, read_request
 from trackproxy.http.retry import SAVED_RETRIES, SAVED_S, Budget, Failure, may_retry
+from trackproxy.http_sections import Retry
 from trackproxy.pool.endpoints import Endpoint
 from trackproxy.pool.nodes import Node
-from trackproxy.settings import Retry
 from trackproxy.units import Address
 
 RULES = Retry(tries=3)

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from trackproxy.explain import explain
+from trackproxy.http_sections import HttpService
 from trackproxy.settings import EndpointConfig, Settings, endpoints_of, load
 from trackproxy.units import Address
 
@@ -30,6 +31,13 @@ def minimal(**service: Any) -> dict[str, Any]:
     return tree
 
 
+def web(settings: Settings, name: str = "web") -> HttpService:
+    """The HTTP service of that name."""
+    service = settings.services[name]
+    assert isinstance(service, HttpService)
+    return service
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """A file with the smallest settings."""
@@ -46,8 +54,8 @@ def test_two_nodes_a_protocol_and_a_listener_are_all_that_is_needed() -> None:
     assert settings.workers == "auto"
     assert settings.grace == 30.0
     assert settings.services["web"].listen == [Address("", 8080)]
-    assert settings.services["web"].timeouts.head == 10.0
-    assert settings.services["web"].retry.body == 65536
+    assert web(settings).timeouts.head == 10.0
+    assert web(settings).retry.body == 65536
 
 
 def test_the_example_configuration_shows_the_defaults() -> None:
@@ -63,7 +71,7 @@ def test_the_example_configuration_names_every_key() -> None:
 
 def test_settings_cannot_be_changed() -> None:
     settings = load(None, MINIMAL)
-    for section in (settings, settings.services["web"], settings.services["web"].retry):
+    for section in (settings, settings.services["web"], web(settings).retry):
         with pytest.raises(ValidationError):
             setattr(section, next(iter(type(section).model_fields)), None)
 
@@ -77,7 +85,7 @@ def test_the_environment_stands_over_the_file_and_flags_over_both(
     settings = load(file, {"grace": 7})
     assert settings.grace == 7.0
     assert settings.log_level == "debug"
-    assert settings.services["Web"].timeouts.head == 60.0
+    assert web(settings, "Web").timeouts.head == 60.0
     assert settings.services["Web"].balance == "random_two"
 
 

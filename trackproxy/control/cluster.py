@@ -20,12 +20,14 @@ from trackproxy.control.sharing import lease_first
 from trackproxy.control.tasks import Tasks
 from trackproxy.control.views import Key, Row, View, Watched, left, totals
 from trackproxy.health.checker import Checker
-from trackproxy.health.probes import Result, make_prober
+from trackproxy.health.looking import Result
+from trackproxy.health.probes import make_prober
 from trackproxy.health.slow_start import share as share_of_weight
 from trackproxy.health.verdict import Verdict
 from trackproxy.pool.nodes import AdminState
 from trackproxy.pool.panic import panics
-from trackproxy.settings import EndpointConfig, ServiceSettings, Settings, endpoints_of
+from trackproxy.session_sections import SessionService
+from trackproxy.settings import AnyService, EndpointConfig, Settings, endpoints_of
 from trackproxy.step import BEAT_S
 
 log = logging.getLogger(__name__)
@@ -143,7 +145,7 @@ class Cluster:
             self._forget()
         view.board.close()
 
-    def _find(self, name: str, config: EndpointConfig, service: ServiceSettings) -> Watched:
+    def _find(self, name: str, config: EndpointConfig, service: AnyService) -> Watched:
         key = Key(name, config.node, str(config.address))
         if known := self._watched.get(key):
             return known
@@ -180,7 +182,7 @@ class Cluster:
     # --- probes ---
 
     def _make_checker(self, row: Row) -> Checker | None:
-        prober = make_prober(row.service.probe, row.config, self._session)
+        prober = make_prober(row.service, row.config, self._session)
         if prober is None:
             return None
         watched, probe = row.watched, row.service.probe
@@ -194,7 +196,7 @@ class Cluster:
     def _check(self, row: Row) -> None:
         """Probe an endpoint as its newest configuration says, unless its node is disabled."""
         watched = row.watched
-        wanted = (row.service.probe, row.config.address, row.config.probe_timeout_s)
+        wanted = (row.service.protocol, row.service.probe, _way_to_probe(row))
         disabled = self.states[row.config.node] is AdminState.DISABLED
         if watched.task is not None and watched.probed_as == wanted and not disabled:
             return
@@ -220,7 +222,7 @@ class Cluster:
         if checker is not None:
             checker.poke(suspected=True)
 
-    def _heard(self, watched: Watched, service: ServiceSettings, result: Result, changed: bool) -> None:
+    def _heard(self, watched: Watched, service: AnyService, result: Result, changed: bool) -> None:
         """Take the result of a probe."""
         watched.last = result
         if changed:
@@ -365,3 +367,9 @@ class Cluster:
         """Probe no more."""
         for watched in self._watched.values():
             self._stop(watched)
+
+
+def _way_to_probe(row: Row) -> tuple[object, ...]:
+    """Return how an endpoint is reached by a probe."""
+    tls = row.service.tls if isinstance(row.service, SessionService) else "off"
+    return row.config.address, row.config.probe_timeout_s, row.config.proxy_protocol, tls

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from trackproxy.board import GAUGES, ROW, Board, Counter
 from trackproxy.health.checker import Checker
-from trackproxy.health.probes import Result
+from trackproxy.health.looking import Result
 from trackproxy.health.verdict import Verdict
-from trackproxy.settings import EndpointConfig, ServiceSettings, Settings
+from trackproxy.settings import AnyService, EndpointConfig, Settings
 
 
 class Key(NamedTuple):
@@ -53,7 +53,7 @@ class Row(NamedTuple):
 
     watched: Watched
     config: EndpointConfig
-    service: ServiceSettings
+    service: AnyService
 
 
 @dataclass(slots=True, eq=False)

@@ -13,7 +13,7 @@ import math
 import random
 from collections.abc import Callable
 
-from trackproxy.health.probes import Prober, Result
+from trackproxy.health.looking import Prober, Result
 from trackproxy.health.verdict import Verdict
 
 log = logging.getLogger(__name__)

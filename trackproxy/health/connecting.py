@@ -41,7 +41,7 @@ class Connector:
         return (await loop.create_connection(protocol, last, address.port))[1]
 
     async def _hosts(self, host: str) -> list[str]:
-        if _is_ip(host):
+        if is_ip(host):
             return [host]
         if host not in self._lookups:
             self._lookups[host] = lookup = asyncio.ensure_future(look_up(host))
@@ -56,7 +56,8 @@ async def look_up(host: str) -> list[str]:
 
 
 @lru_cache
-def _is_ip(host: str) -> bool:
+def is_ip(host: str) -> bool:
+    """Return whether HOST is an IP address, and no name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

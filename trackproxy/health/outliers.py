@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from math import inf
 
-from trackproxy.settings import Outliers
+from trackproxy.sections import Outliers
 
 DOUBT_S = 10.0  # failures this soon after a good probe had its way show that it knows nothing of them
 

@@ -8,12 +8,7 @@ short of counts for nothing. A new kind of probe is one class and one row of `PR
 from __future__ import annotations
 
 import asyncio
-import math
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp import ClientResponse
@@ -21,8 +16,12 @@ from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from trackproxy.health.connecting import Connector
-from trackproxy.health.reasons import ProbeFailed, is_local, reason_of
-from trackproxy.settings import EndpointConfig, Probe
+from trackproxy.health.looking import Prober, TimedProber, probed
+from trackproxy.health.reasons import ProbeFailed, reason_of
+from trackproxy.health.session_probes import ConnectProber, SessionProber
+from trackproxy.http_sections import Probe
+from trackproxy.session_sections import SessionService
+from trackproxy.settings import AnyService, EndpointConfig
 from trackproxy.units import Address, status_range
 
 if TYPE_CHECKING:
@@ -35,32 +34,17 @@ MOST_BYTES = TEXT_BYTES + 64 * 1024  # of all that a node sends: the head, and w
 HTTP_PORT = 80
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one probe has found.
-
-    reason: one phrase for the operator. took_s: from the start to the result.
-    local: it was this machine that could not probe; the result says nothing about the endpoint.
-    """
-
-    passed: bool
-    reason: str
-    took_s: float
-    local: bool = False
-
-
-class Prober(Protocol):
-    """Looks at one endpoint."""
-
-    async def probe(self) -> Result:
-        """Look once; raises nothing but CancelledError."""
-        ...
-
-
-def make_prober(probe: Probe, endpoint: EndpointConfig, session: aiohttp.ClientSession) -> Prober | None:
+def make_prober(
+    service: AnyService, endpoint: EndpointConfig, session: aiohttp.ClientSession
+) -> Prober | None:
     """Return what probes this endpoint, None if nothing does; SESSION comes from `open_session`."""
-    make = PROBERS[probe.type]
-    return make(probe, endpoint, session) if make else None
+    if service.probe_type == "off":
+        return None
+    if isinstance(service, SessionService):
+        return SessionProber(service, endpoint)
+    if service.probe_type == "tcp":
+        return ConnectProber(service.probe, endpoint)
+    return HttpProber(service.probe, endpoint, session)
 
 
 def open_session() -> aiohttp.ClientSession:
@@ -124,37 +108,12 @@ class _ProbeResponse(ClientResponse):
             raise ProbeFailed(reason_of(error)) from error
 
 
-class _TimedProber(ABC):
-    """What all probes share: the deadline, the time taken, and words for what went wrong."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._awaited = ""  # what is missing when the time is over
-
-    async def probe(self) -> Result:
-        started = time.perf_counter()
-        passed = local = False
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                found = await self._look()
-            passed, reason = True, f"{found} in {math.ceil((time.perf_counter() - started) * 1000)} ms"
-        except TimeoutError:
-            reason = f"no {self._awaited} within {self._timeout_s:g} s"
-        except Exception as error:  # noqa: BLE001 - whatever a node does to the client library is a result
-            reason, local = reason_of(error), is_local(error)
-        return Result(passed, reason, time.perf_counter() - started, local)
-
-    @abstractmethod
-    async def _look(self) -> str:
-        """Return what was found; raise if that is bad."""
-
-
-class HttpProber(_TimedProber):
+class HttpProber(TimedProber):
     """Asks for a page. Follows no redirect, and reads no more of a body than the text needs."""
 
     def __init__(self, probe: Probe, endpoint: EndpointConfig, session: aiohttp.ClientSession) -> None:
         super().__init__(endpoint.probe_timeout_s)
-        address = _probed(probe, endpoint)
+        address = probed(probe.port, endpoint)
         self._session = session
         self._method = probe.method
         self._url = _url(address, probe.path)
@@ -164,7 +123,7 @@ class HttpProber(_TimedProber):
         self._text = probe.text.encode()
 
     async def _look(self) -> str:
-        self._awaited = "answer"
+        self.awaited = "answer"
         answer = await self._session.request(
             self._method, self._url, headers=self._headers, allow_redirects=False
         )
@@ -177,7 +136,7 @@ class HttpProber(_TimedProber):
     async def _judge(self, answer: ClientResponse) -> None:
         if not any(answer.status in statuses for statuses in self._ranges):
             raise ProbeFailed(f"status {answer.status}, expected {self._expected}")
-        self._awaited = "end of the answer"
+        self.awaited = "end of the answer"
         if self._text and not await self._holds_text(answer):
             raise ProbeFailed(f'the text "{self._text.decode()}" is missing')
 
@@ -191,39 +150,6 @@ class HttpProber(_TimedProber):
             if len(body) == TEXT_BYTES:
                 break
         return False
-
-
-class TcpProber(_TimedProber):
-    """Connects and closes."""
-
-    def __init__(self, probe: Probe, endpoint: EndpointConfig, session: aiohttp.ClientSession) -> None:
-        super().__init__(endpoint.probe_timeout_s)
-        self._address = _probed(probe, endpoint)
-        self._connector = Connector()
-        self._awaited = "connection"
-
-    async def _look(self) -> str:
-        await self._connector.connect(self._address, _Closing)
-        return "connected"
-
-
-class _Closing(asyncio.Protocol):
-    """A connection that is closed as soon as it is made."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
-
-
-PROBERS: dict[str, Callable[[Probe, EndpointConfig, aiohttp.ClientSession], Prober] | None] = {
-    "http": HttpProber,
-    "tcp": TcpProber,
-    "off": None,
-}
-
-
-def _probed(probe: Probe, endpoint: EndpointConfig) -> Address:
-    address = endpoint.address
-    return address if address.path or probe.port is None else Address(address.host, probe.port)
 
 
 def _url(address: Address, target: str) -> URL:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trackproxy.http.fields import CHUNKED, UNTIL_CLOSE
 from trackproxy.http.framing import ChunkedReader, chunk, last_chunk
-from trackproxy.settings import Limits
+from trackproxy.http_sections import Limits
 
 
 class AnswerBody:

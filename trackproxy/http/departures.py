@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from trackproxy.http.edge import Edge
 from trackproxy.http.retry import Failure, may_retry
-from trackproxy.http.tunnel import Tunnel
 from trackproxy.pool.endpoints import Health
 from trackproxy.pool.nodes import AdminState
+from trackproxy.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from trackproxy.http.heads import Request

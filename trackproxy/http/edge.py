@@ -23,7 +23,7 @@ from trackproxy.http.heads import (
     without_empty_lines,
 )
 from trackproxy.http.identity import UNKNOWN, Connection, full_lines, plain_lines
-from trackproxy.http.tunnel import reset
+from trackproxy.tunnel import reset
 
 if TYPE_CHECKING:
     from trackproxy.http.framing import RequestBody

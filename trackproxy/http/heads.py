@@ -22,8 +22,8 @@ from trackproxy.http.fields import (
 
 if TYPE_CHECKING:
     from trackproxy.http.framing import RequestBody
+    from trackproxy.http_sections import Limits
     from trackproxy.pool.endpoints import Endpoint
-    from trackproxy.settings import Limits
 
 # RFC 9110, 9.2.2: may be sent again. A tracking hit is a GET; nodes drop repeats by hit id.
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})

@@ -6,7 +6,7 @@ from enum import Enum
 
 from trackproxy.health.outliers import Cause
 from trackproxy.http.heads import IDEMPOTENT, Request
-from trackproxy.settings import Retry
+from trackproxy.http_sections import Retry
 
 SAVED_S = 10  # seconds of the guaranteed minimum that may be saved up
 SAVED_RETRIES = 1000  # and of everything: every request in flight on a node that dies wants one at once

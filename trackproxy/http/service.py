@@ -9,27 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sized
+from functools import partial
 from ipaddress import ip_address
 from math import ceil
 
 from trackproxy.clock import Sweep
+from trackproxy.health.ejections import Ejections
+from trackproxy.http import departures
 from trackproxy.http.answers import local_answer, without_body
 from trackproxy.http.channel import Channel
 from trackproxy.http.edge import Edge
-from trackproxy.http.ejections import Ejections
 from trackproxy.http.framing import ChunkedReader, RequestBody
 from trackproxy.http.heads import CLOSE, IDEMPOTENT, Request
 from trackproxy.http.identity import RequestIds
 from trackproxy.http.queue import Queue
 from trackproxy.http.second_tries import SecondTries
-from trackproxy.http.tunnel import Linger, Tunnel
+from trackproxy.http_sections import HttpService
 from trackproxy.pool.balancer import Balancer
 from trackproxy.pool.endpoints import Endpoint
-from trackproxy.settings import ServiceSettings
+from trackproxy.tunnel import Linger, Tunnel, Waits
 
 log = logging.getLogger(__name__)
+
+BACKLOG = 4096
 
 
 class Service:
@@ -45,7 +50,7 @@ class Service:
     def __init__(
         self,
         name: str,
-        settings: ServiceSettings,
+        settings: HttpService,
         endpoints: list[Endpoint],
         loop: asyncio.AbstractEventLoop,
         sweep: Sweep,
@@ -54,6 +59,8 @@ class Service:
         self.settings = settings
         self.timeouts = settings.timeouts
         self.limits = settings.limits
+        timeouts = settings.timeouts
+        self._waits = Waits(timeouts.tunnel, timeouts.write, timeouts.linger)
         # Read for each request; an attribute of the settings takes several times as long to find.
         self.idle_s = settings.timeouts.idle
         self.response_head_s = settings.timeouts.response_head
@@ -80,12 +87,24 @@ class Service:
         self._wait_s = 0.0
         self._on_end: Callable[[], None] = _nothing
         self.on_open: Callable[[], None] = _nothing
+        self.refresh: Callable[[], None] = _nothing
         self.accepted = 0
         self.refused = self.unavailable = 0
         self.looks_at_clients = bool(settings.trusted_proxies) or settings.balance == "source_hash"
         self._tasks: set[asyncio.Task[object]] = set()
 
     # --- connections of clients ---
+
+    async def listen(self, listener: socket.socket) -> asyncio.Server:
+        """Take clients from LISTENER until what is returned is closed; the socket stays open."""
+        unix = listener.family == socket.AF_UNIX
+        create = self.loop.create_unix_server if unix else self.loop.create_server
+        return await create(partial(Edge, self), sock=listener.dup(), backlog=BACKLOG)
+
+    def take(self, sock: socket.socket, peer: object = None) -> None:
+        """Serve a client that was accepted already."""
+        sock.setblocking(False)
+        self.spawn(self.loop.connect_accepted_socket(partial(Edge, self), sock))
 
     @property
     def connections(self) -> int:
@@ -102,7 +121,7 @@ class Service:
 
     def linger(self, edge: Edge) -> None:
         """Let a connection end slowly; it is open until then."""
-        lingering = Linger(edge.transport, self.sweep, self.timeouts, self.closed)
+        lingering = Linger(edge.transport, self.sweep, self._waits, self.closed)
         self.open.add(lingering)
         self.sweep.add(lingering)
         self.closed(edge)
@@ -194,7 +213,7 @@ class Service:
             self.release(request)
 
         ends = (edge.transport, node)
-        tunnel = Tunnel(ends, self.sweep, self.timeouts, over, client_stalled=edge.stalled)
+        tunnel = Tunnel(ends, self.sweep, self._waits, over, client_stalled=edge.stalled)
         tunnel.endpoint = endpoint
         endpoint.tunnels += 1
         self.upstreams += 1  # its node's end, which is no Upstream any more
@@ -218,6 +237,28 @@ class Service:
         log.debug("%s: %d %s", self.name, status, reason)
         retry_after_s = ceil(self.settings.queue.retry_after) if status == 503 else 0
         return local_answer(status, reason, ending, time.time(), retry_after_s)
+
+    # --- what others say ---
+
+    def idle(self, endpoint: Endpoint) -> Sized:
+        """Return the idle connections of an endpoint, as they change."""
+        return self.channels[endpoint].idle
+
+    def wake(self) -> None:
+        """There may be room now."""
+        self.queue.wake()
+
+    def follow(self) -> None:
+        """States of nodes and endpoints have changed."""
+        departures.follow(self)
+
+    def move_from(self, endpoint: Endpoint) -> None:
+        """ENDPOINT is down: what may be sent again goes to another one."""
+        departures.move_from(self, endpoint)
+
+    def end(self, endpoint: Endpoint) -> None:
+        """End what is left at ENDPOINT: move what may be moved, close the rest."""
+        departures.end(self, endpoint)
 
     # --- tasks and the end ---
 

@@ -14,7 +14,7 @@ from trackproxy.clock import Sweep
 from trackproxy.health.outliers import Cause, Outlier, may_eject
 from trackproxy.pool.balancer import Balancer
 from trackproxy.pool.endpoints import Endpoint
-from trackproxy.settings import Outliers
+from trackproxy.sections import Outliers
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Connections that no longer speak HTTP: tunnels after a switch of protocols, and those that only end.
+"""Connections through which bytes go as they are: tunnels between two transports, and those that only end.
 
 Each takes a transport over from the protocol that spoke on it before.
 """
@@ -10,10 +10,10 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from trackproxy.clock import Sweep
 from trackproxy.pool.endpoints import Endpoint
-from trackproxy.settings import Timeouts
 
 LINGER_BYTES = 1024 * 1024
 NO_LINGER = struct.pack("ii", 1, 0)  # struct linger: on, for no second
@@ -28,6 +28,15 @@ def reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long, in seconds: silence of a tunnel, a peer that takes nothing, reading on at the end."""
+
+    silence_s: float
+    write_s: float
+    linger_s: float
+
+
 class Linger(asyncio.Protocol):
     """Reads on for a while after the last answer, so that a reset does not take it from the client.
 
@@ -36,12 +45,12 @@ class Linger(asyncio.Protocol):
     """
 
     def __init__(
-        self, transport: asyncio.Transport, sweep: Sweep, timeouts: Timeouts, on_end: Callable[[Linger], None]
+        self, transport: asyncio.Transport, sweep: Sweep, waits: Waits, on_end: Callable[[Linger], None]
     ) -> None:
         """Take over TRANSPORT, which is not closing; ON_END is called once, when it is gone."""
         self._transport = transport
         self._sweep = sweep
-        self._timeouts = timeouts
+        self._waits = waits
         self._on_end = on_end
         self._left = LINGER_BYTES
         self._unsent = 0
@@ -53,7 +62,7 @@ class Linger(asyncio.Protocol):
 
     def _wait(self) -> None:
         self._unsent = self._transport.get_write_buffer_size()
-        self.deadline = self._sweep.now + (self._timeouts.write if self._unsent else self._timeouts.linger)
+        self.deadline = self._sweep.now + (self._waits.write_s if self._unsent else self._waits.linger_s)
 
     def data_received(self, data: bytes) -> None:
         self._left -= len(data)
@@ -84,17 +93,18 @@ class TunnelEnd(asyncio.Protocol):
     def __init__(self, tunnel: Tunnel, transport: asyncio.Transport) -> None:
         self.tunnel = tunnel
         self.transport = transport
-        self._at_end = False
+        self.at_end = False
         transport.set_protocol(self)
         transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        self.tunnel.touch()
+        self.tunnel.passing(self, data)
         self.other.transport.write(data)
 
     def eof_received(self) -> bool:
-        self._at_end = True
-        if self.other._at_end or not self.other.transport.can_write_eof():
+        self.at_end = True
+        ends = (self.transport, self.other.transport)
+        if self.other.at_end or not all(end.can_write_eof() for end in ends):  # TLS has no half-close
             return False
         self.other.transport.write_eof()
         return True
@@ -121,7 +131,7 @@ class Tunnel:
         self,
         ends: tuple[asyncio.Transport, asyncio.Transport],
         sweep: Sweep,
-        timeouts: Timeouts,
+        waits: Waits,
         on_end: Callable[[], None],
         client_stalled: bool,
     ) -> None:
@@ -130,9 +140,9 @@ class Tunnel:
         client_stalled: the client has not read what was written before; the node has to wait for that.
         """
         self._sweep = sweep
-        self._timeouts = timeouts
+        self._waits = waits
         self._on_end = on_end
-        self._silence_s = timeouts.tunnel
+        self._silence_s = waits.silence_s
         self._open = 2
         self.client, self.node = (TunnelEnd(self, end) for end in ends)
         self.client.other, self.node.other = self.node, self.client
@@ -143,7 +153,7 @@ class Tunnel:
 
     def close(self) -> None:
         """End in good order: what is on its way still arrives."""
-        self._silence_s = self._timeouts.write
+        self._silence_s = self._waits.write_s
         self.touch()
         self.client.transport.close()
         self.node.transport.close()
@@ -151,6 +161,10 @@ class Tunnel:
     def touch(self) -> None:
         """Something moved: the silence starts anew."""
         self.deadline = self._sweep.now + self._silence_s
+
+    def passing(self, end: TunnelEnd, data: bytes) -> None:
+        """DATA has come from END."""
+        self.touch()
 
     def retire(self, wait_s: float) -> None:
         """Tunnels go on; whoever drains has a deadline."""
@@ -169,5 +183,5 @@ class Tunnel:
         elif failed:
             end.other.transport.abort()
         else:
-            self.deadline = self._sweep.now + self._timeouts.write
+            self.deadline = self._sweep.now + self._waits.write_s
             end.other.transport.close()

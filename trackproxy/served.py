@@ -1,0 +1,90 @@
+"""What a worker knows of the services that it serves, whatever they speak."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Collection, Sized
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from trackproxy.health.ejections import Ejections
+    from trackproxy.pool.balancer import Balancer
+    from trackproxy.pool.endpoints import Endpoint
+    from trackproxy.settings import AnyService
+
+
+class Listening(Protocol):
+    """Clients are taken from a listener until this is closed; the socket stays open."""
+
+    def close(self) -> None: ...
+
+
+class Served(Protocol):
+    """One service in one process.
+
+    open: connections of clients that are not over yet. waiting: who waits for room at an endpoint.
+    accepted: connections ever. refused, unavailable: who was sent away for its own fault, and for ours.
+    alert: has the endpoint with this number on the board probed at once. on_open: called when a client comes.
+    refresh: makes loads at other workers known that a pick needs.
+    """
+
+    name: str
+    endpoints: list[Endpoint]
+    balancer: Balancer
+    ejections: Ejections
+    accepted: int
+    refused: int
+    unavailable: int
+    alert: Callable[[int], None]
+    on_open: Callable[[], None]
+    refresh: Callable[[], None]
+
+    @property
+    def settings(self) -> AnyService: ...
+    @property
+    def open(self) -> Collection[object]: ...
+    @property
+    def waiting(self) -> Sized: ...
+    @property
+    def connections(self) -> int:
+        """How many file descriptors the connections of both sides take."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no client is connected or about to be."""
+        ...
+
+    async def listen(self, listener: socket.socket) -> Listening: ...
+
+    def take(self, sock: socket.socket, peer: object = None) -> None:
+        """Serve a client that was accepted already."""
+        ...
+
+    def idle(self, endpoint: Endpoint) -> Sized:
+        """Return the idle connections of an endpoint, as they change."""
+        ...
+
+    def wake(self) -> None:
+        """There may be room now."""
+        ...
+
+    def follow(self) -> None:
+        """States of nodes and endpoints have changed."""
+        ...
+
+    def move_from(self, endpoint: Endpoint) -> None:
+        """ENDPOINT is down: what waits for its answer goes to another one, where that may be done."""
+        ...
+
+    def end(self, endpoint: Endpoint) -> None:
+        """End what is left at ENDPOINT."""
+        ...
+
+    def drain(self, wait_s: float, on_end: Callable[[], None]) -> None:
+        """Take no new clients; ON_END is called, perhaps more than once, when the last one is gone."""
+        ...
+
+    def abort(self) -> None:
+        """End everything at once."""
+        ...

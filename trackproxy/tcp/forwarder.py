@@ -1,0 +1,428 @@
+"""What the sessions of one service share, and how each finds its node.
+
+`seek` finds an endpoint for a session, `release` is the only place that gives one back. Between the two the
+session is counted there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Coroutine
+from ipaddress import IPv6Address, ip_address
+from typing import TYPE_CHECKING
+
+from trackproxy.board import Counter
+from trackproxy.dialects import Reason
+from trackproxy.health.ejections import Ejections
+from trackproxy.pool.admission import Admission, Quota, key_of
+from trackproxy.pool.balancer import Balancer
+from trackproxy.pool.endpoints import Health
+from trackproxy.proxy_protocol import Peer, ProxyHeader, header
+from trackproxy.tcp.clients import PlainClient
+from trackproxy.tcp.dial import Failed
+from trackproxy.tcp.entrance import Entrance
+from trackproxy.tcp.listening import Listening
+from trackproxy.tcp.session import Session, Stage
+from trackproxy.tcp.tls_relay import TlsClient
+from trackproxy.tcp.way import OPTIONS, Way
+from trackproxy.tls import server_context
+
+if TYPE_CHECKING:
+    from trackproxy.pool.endpoints import Endpoint
+    from trackproxy.session_sections import SessionService
+    from trackproxy.settings import EndpointConfig
+    from trackproxy.tcp.relay import Tools
+
+log = logging.getLogger(__name__)
+
+REPORT_S = 1.0  # how often running sessions tell how much they have passed on
+CLIENT_BITS = 64  # of an IPv6 address that tell clients apart
+
+
+class Forwarder:
+    """One NNTP, SMTP or TCP service in one process.
+
+    open: sessions, and clients that have none yet. waiting: sessions for which there is room elsewhere only.
+    accepted: connections ever. refused, unavailable: who was sent away for its limits, or for want of nodes.
+    alert, on_open, refresh: see `served.Served`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: SessionService,
+        endpoints: list[Endpoint],
+        configs: list[EndpointConfig],
+        tools: Tools,
+        admission: Admission,
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.dialect = settings.dialect
+        self.idle_s = settings.idle_s
+        self.endpoints = endpoints
+        self.tools = tools
+        self.sweep = tools.sweep
+        self.ways = {
+            one: Way(one, config, tools.sweep) for one, config in zip(endpoints, configs, strict=True)
+        }
+        self.balancer = Balancer(endpoints, settings.balance, settings.panic_threshold)
+        self.ejections = Ejections(name, self.balancer, settings.outliers, tools.sweep, self.wake)
+        self.ejections.alert = lambda endpoint: self.alert(endpoint.index)
+        self.alert: Callable[[int], None] = _nobody
+        self.on_open: Callable[[], None] = _nothing
+        self.refresh: Callable[[], None] = _nothing
+        self.open: set[Session | Entrance] = set()
+        self.waiting: dict[Session, None] = {}
+        self.accepted = self.refused = self.unavailable = 0
+        self._loop = asyncio.get_running_loop()
+        self._admission = admission
+        self._quotas = (
+            Quota(settings.max_connections, settings.max_connection_rate),
+            Quota(settings.per_client.max_connections, settings.per_client.max_connection_rate),
+        )
+        self._limits_clients = self._quotas[1].limits
+        self._limits = any(quota.limits for quota in self._quotas)
+        self._keys: dict[Session, list[int]] = {}
+        self._looks_at_clients = settings.balance == "source_hash"
+        self._tells_nodes = any(way.proxy_protocol != "off" for way in self.ways.values())
+        self._tls = (
+            server_context(settings.certificate, settings.private_key)
+            if settings.tls == "terminate"
+            else None
+        )
+        self._draining = False
+        self._on_end: Callable[[], None] = _nothing
+        self._tasks: set[asyncio.Task[object]] = set()
+        self.deadline = self.sweep.now + REPORT_S
+        self.sweep.add(self)
+
+    def line(self, reason: Reason) -> bytes:
+        """Return what a client is told."""
+        return self.dialect.line(reason, self.settings.name or self.name)
+
+    # --- clients ---
+
+    @property
+    def connections(self) -> int:
+        """How many file descriptors the connections of both sides, and pipes, take."""
+        return 2 * (len(self.open) + self.tools.pipes.lent)
+
+    async def listen(self, listener: socket.socket) -> Listening:
+        """Take connections from LISTENER until what is returned is closed; the socket stays open."""
+        if listener.family != socket.AF_UNIX:
+            for level, option, value in OPTIONS:  # which connections inherit
+                listener.setsockopt(level, option, value)
+        return Listening(listener, self.tools.poller, self._loop, self.take)
+
+    def take(self, sock: socket.socket, peer: object = None) -> None:
+        """Serve a client; PEER: its address, as `accept` returns it."""
+        sock.setblocking(False)
+        self.accepted += 1
+        source = (peer[0], peer[1]) if isinstance(peer, tuple) else None
+        if self.settings.accept_proxy_protocol and source is not None and self._trusts(source[0]):
+            self._await_header(sock, source)
+        else:
+            own = sock.getsockname() if self._tells_nodes and source is not None else None
+            self._welcome(sock, source, own[:2] if own else None)
+        self.on_open()
+
+    def _trusts(self, host: str) -> bool:
+        address = ip_address(host.partition("%")[0])
+        return any(_plain(address) in network for network in self.settings.trusted_proxies)
+
+    def _await_header(self, sock: socket.socket, source: Peer) -> None:
+        def heard(said: ProxyHeader) -> None:
+            self._drop(entrance)
+            self._welcome(sock, said.source or source, said.destination or sock.getsockname()[:2])
+
+        deadline = self.sweep.now + self.settings.timeouts.proxy_header
+        entrance = Entrance(sock, self.tools.poller, deadline, heard, self._turned_away)
+        self.open.add(entrance)
+        self.sweep.add(entrance)
+
+    def _turned_away(self, entrance: Entrance, reason: str) -> None:
+        log.info("%s: a trusted proxy was turned away: %s", self.name, reason)
+        self.refused += 1
+        self._drop(entrance)
+        self._look_for_end()
+
+    def _drop(self, entrance: Entrance) -> None:
+        self.open.discard(entrance)
+        self.sweep.discard(entrance)
+
+    def _welcome(self, sock: socket.socket, source: Peer | None, destination: Peer | None) -> None:
+        """Begin the session of a client whose address is known."""
+        number = _number(source[0]) if self._looks_at_clients and source is not None else 0
+        session = Session(self, number, source, destination)
+        admitted = not self._limits or self._admit(session)
+        if self._tls is not None:
+            if admitted:
+                self.spawn(self._secure(sock, session, self._tls))
+            else:
+                self.refused += 1
+                sock.close()  # rather than shake hands with a flood
+            return
+        client = PlainClient(sock, self.tools, session.client_gone, session.over)
+        self._open(session)
+        self.tools.poller.watch(sock, client.early)
+        if admitted:
+            session.begin(client)
+        else:
+            self.refused += 1
+            session.refuse_at_once(client, Reason.CROWDED)
+
+    async def _secure(self, sock: socket.socket, session: Session, context: ssl.SSLContext) -> None:
+        """Shake hands with the client, then begin."""
+        linger_s = self.settings.timeouts.linger
+        try:
+            _, client = await self._loop.connect_accepted_socket(
+                lambda: TlsClient(self.tools, self.spawn, linger_s),
+                sock,
+                ssl=context,
+                ssl_handshake_timeout=self.settings.timeouts.tls_handshake,
+                ssl_shutdown_timeout=linger_s,
+            )
+        except (OSError, asyncio.CancelledError) as error:
+            log.debug("%s: no TLS with a client: %s", self.name, error)
+            self._forget_limits(session)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return
+        client.gone, client.over = session.client_gone, session.over
+        self._open(session)
+        session.begin(client)
+
+    def _open(self, session: Session) -> None:
+        self.open.add(session)
+        self.sweep.add(session)
+
+    def _admit(self, session: Session) -> bool:
+        """Count a session under all limits that it falls under, or under none if one of them is reached."""
+        keys = [key_of(self.name)]
+        if self._limits_clients:
+            keys.append(key_of(self.name, _client_text(session.source)))
+        now_s = int(self._loop.time())
+        held: list[int] = []
+        for key, quota in zip(keys, self._quotas, strict=False):
+            if quota.limits and not self._admission.admit(key, quota, now_s):
+                for other in held:
+                    self._admission.leave(other)
+                log.debug("%s: %s has too many connections", self.name, session.source)
+                return False
+            if quota.limits:
+                held.append(key)
+        self._keys[session] = held
+        return True
+
+    def _forget_limits(self, session: Session) -> None:
+        for key in self._keys.pop(session, ()):
+            self._admission.leave(key)
+
+    def closed(self, session: Session) -> None:
+        """Everything of SESSION is closed."""
+        self.open.discard(session)
+        self.sweep.discard(session)
+        if self._limits:
+            self._forget_limits(session)
+        self._look_for_end()
+
+    # --- the way of a session ---
+
+    def seek(self, session: Session) -> None:
+        """Find an endpoint for SESSION and have it dial there, wait for room, or tell that there is none."""
+        self.waiting.pop(session, None)
+        self.refresh()
+        balancer = self.balancer
+        if session.tried:
+            endpoint = balancer.take_other(session.number, session.tried)
+        else:
+            endpoint = balancer.take(session.number)
+        if not session.waited and self._room_comes(session, endpoint):
+            if endpoint is not None:
+                balancer.give(endpoint)
+            self.waiting[session] = None
+            session.wait()
+            return
+        if endpoint is None:
+            self.unavailable += 1
+            session.refuse(Reason.UNAVAILABLE)
+            return
+        endpoint.cells[Counter.ACTIVE] = endpoint.own
+        if session.tried:
+            endpoint.cells[Counter.RETRIES] += 1
+        session.dial(endpoint)
+
+    def _room_comes(self, session: Session, found: Endpoint | None) -> bool:
+        """Whether a better endpoint than FOUND has room, though other workers hold it now."""
+        for endpoint, way in self.ways.items():
+            if (
+                way.limit
+                and not endpoint.has_room
+                and endpoint.active < way.limit
+                and (found is None or endpoint.priority < found.priority)
+                and endpoint not in session.tried
+                and self.balancer.counts(endpoint)
+            ):
+                return True
+        return False
+
+    def try_failed(self, session: Session, failure: Failed) -> None:
+        """The endpoint of SESSION has not taken it."""
+        endpoint = session.endpoint
+        assert endpoint is not None
+        way = self.ways[endpoint]
+        way.count(failure.counter)
+        log.debug("%s: %s: %s", self.name, endpoint.address, failure)
+        self.release(session)
+        if failure.cause is not None and not failure.local:
+            self.ejections.failed(endpoint, failure.cause, str(failure))
+        session.tried = (*session.tried, endpoint)
+        if session.may_try and not failure.local:
+            self.seek(session)
+        else:
+            self.unavailable += 1
+            session.refuse(Reason.UNAVAILABLE)
+
+    def joined(self, session: Session) -> None:
+        """The node of SESSION has greeted."""
+        endpoint = session.endpoint
+        assert endpoint is not None
+        endpoint.tunnels += 1
+        if self.ejections.outliers[endpoint].failures:
+            self.ejections.connected(endpoint)
+            self.ejections.succeeded(endpoint)
+
+    def release(self, session: Session) -> None:
+        """Give the endpoint of SESSION back, if it has one, to whoever waits longest."""
+        self.waiting.pop(session, None)
+        endpoint = session.endpoint
+        if endpoint is not None:
+            session.endpoint = None
+            if session.is_joined:
+                endpoint.tunnels -= 1
+            self.balancer.give(endpoint)
+            endpoint.cells[Counter.ACTIVE] = endpoint.own
+            if self.waiting:
+                self.wake()
+
+    def header(self, way: Way, session: Session) -> bytes:
+        """Return what the node is told about the client before anything else."""
+        if way.proxy_protocol == "off":
+            return b""
+        return header(way.proxy_protocol, session.source, session.destination)
+
+    # --- what others say ---
+
+    def idle(self, endpoint: Endpoint) -> tuple[()]:
+        """Return its idle connections: sessions leave none."""
+        return ()
+
+    def wake(self) -> None:
+        """There may be room now."""
+        for session in [*self.waiting]:
+            if any(one.has_room and self.balancer.counts(one) for one in self.endpoints):
+                session.waited = False
+                self.seek(session)
+
+    def follow(self) -> None:
+        """States have changed."""
+        for endpoint in self.endpoints:
+            if endpoint.own > endpoint.tunnels and endpoint.health is Health.DOWN:
+                self.move_from(endpoint)
+        self.wake()
+
+    def move_from(self, endpoint: Endpoint) -> None:
+        """ENDPOINT is down: who waits for its greeting goes to another one, if there is any."""
+        if any(self.balancer.counts(other) for other in self.endpoints if other is not endpoint):
+            self._move_all(endpoint, Failed(None, Counter.SILENT, "the node is down"))
+
+    def _move_all(self, endpoint: Endpoint, failure: Failed) -> None:
+        for session in self._sessions_at(endpoint):
+            if session.stage is Stage.DIALLING:
+                session.move_on(failure)
+
+    def end(self, endpoint: Endpoint) -> None:
+        """End what is left at ENDPOINT."""
+        self._move_all(endpoint, Failed(None, Counter.LOST, "the node was taken out"))
+        for session in self._sessions_at(endpoint):
+            session.part(Reason.LEAVING)
+
+    def _sessions_at(self, endpoint: Endpoint) -> list[Session]:
+        return [one for one in self.open if isinstance(one, Session) and one.endpoint is endpoint]
+
+    # --- time ---
+
+    def expire(self) -> None:
+        """Tell how much running sessions have passed on."""
+        self.deadline = self.sweep.now + REPORT_S
+        for one in self.open:
+            if isinstance(one, Session):
+                one.report()
+
+    # --- tasks and the end ---
+
+    def spawn(self, work: Coroutine[object, object, object]) -> None:
+        """Run WORK, keep it, and log what it should not have raised."""
+        task = self._loop.create_task(work, name=f"{self.name}: session")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s: unexpected error", self.name, exc_info=error)
+        self._look_for_end()
+
+    def _look_for_end(self) -> None:
+        if self._draining and self.is_over:
+            self._on_end()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no client is connected or about to be."""
+        return not self.open and not self._tasks
+
+    def drain(self, wait_s: float, on_end: Callable[[], None]) -> None:
+        """No more clients come; ON_END is called, perhaps more than once, when the last one is gone."""
+        self._draining = True
+        self._on_end = on_end
+
+    def abort(self) -> None:
+        """End everything at once: with a farewell where that is certain to be understood."""
+        for task in self._tasks:
+            task.cancel()
+        for one in [*self.open]:
+            if isinstance(one, Session):
+                one.part(Reason.LEAVING)
+            else:
+                one.abort()
+
+
+def _plain(address: object) -> object:
+    """Return the IPv4 address that an IPv6 socket has put into an IPv6 address, else the address."""
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def _number(host: str) -> int:
+    """Return the number of an address, for policies."""
+    return int(ip_address(host.partition("%")[0]))
+
+
+def _client_text(source: Peer | None) -> str:
+    """Return what tells clients apart: the IPv4 address, or the network of an IPv6 address."""
+    if source is None:
+        return "local"
+    address = _plain(ip_address(source[0].partition("%")[0]))
+    return str(int(address) >> CLIENT_BITS) if isinstance(address, IPv6Address) else str(address)
+
+
+def _nobody(index: int) -> None:
+    """Nobody probes yet."""
+
+
+def _nothing() -> None:
+    """Nobody wants to know yet."""
