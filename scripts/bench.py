@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,7 +23,7 @@ from benchlib.children import BenchError
 from benchlib.idle import measure_idle
 from benchlib.load import Load
 from benchlib.machine import Cores, describe_machine, raise_file_limit, split_cores
-from benchlib.peers import PEERS, available, with_workers
+from benchlib.peers import PEERS, Peer, available, with_workers
 from benchlib.probing import measure_probing
 from benchlib.rounds import measure_rounds
 from benchlib.soak import measure_soak
@@ -36,7 +36,12 @@ from benchlib.table import (
     render_table,
     rounds_cells,
     soak_cells,
+    tcp_cells,
+    tcp_idle_cells,
 )
+from benchlib.tcp import KINDS, measure_tcp
+from benchlib.tcp_idle import REQUIRED, SESSIONS, measure_tcp_idle
+from benchlib.tcp_peers import TCP_PEERS
 from benchlib.usage import MIB
 
 SPARE_FILES = 1000
@@ -61,10 +66,10 @@ class Setting:
     folder: Path
     file_limit: int
 
-    def peers(self, default: Sequence[str]) -> list[str]:
-        """The chosen peers that are installed, or those of `default`; tells what is skipped."""
-        wanted = self.arguments.only.split(",") if self.arguments.only else default
-        usable, skipped = available(wanted)
+    def peers(self, default: Sequence[str], peers: Mapping[str, Peer] = PEERS) -> list[str]:
+        """The chosen ones of `peers` that can be started, or those of `default`; tells what is skipped."""
+        wanted = self.arguments.only or default
+        usable, skipped = available(wanted, peers)
         for sentence in skipped:
             print(sentence, file=sys.stderr)
         if not usable:
@@ -124,6 +129,31 @@ def idle(setting: Setting) -> list[Result]:
     return [Result("Idle connections", idle_cells(found), [asdict(one) for one in found])]
 
 
+def tcp(setting: Setting) -> list[Result]:
+    """One result for each kind of work, then one for silent sessions."""
+    arguments = setting.arguments
+    names = setting.peers(list(TCP_PEERS), TCP_PEERS)
+    rows = measure_tcp(names, arguments.seconds, arguments.rounds, setting.cores, setting.folder)
+    results = []
+    for name, kind in KINDS.items():
+        found = [row for row in rows if row.kind == name]
+        title = (
+            f"{kind.title}: medians of {arguments.rounds} rounds; × is CPU relative to that proxy;"
+            f" required of trackproxy: at most {kind.required}"
+        )
+        errors = sum(row.median.errors for row in found)
+        results.append(Result(title, tcp_cells(found), [asdict(row) for row in found], errors))
+    return [*results, _tcp_idle(setting, names)]
+
+
+def _tcp_idle(setting: Setting, names: Sequence[str]) -> Result:
+    wanted = SESSIONS // 5 if setting.arguments.quick else SESSIONS
+    count = min(wanted, (setting.file_limit - SPARE_FILES) // 2)
+    found = measure_tcp_idle(names, count, setting.cores, setting.folder)
+    title = f"Idle sessions; required of trackproxy: at most {REQUIRED}"
+    return Result(title, tcp_idle_cells(found), [asdict(one) for one in found])
+
+
 def probing(setting: Setting) -> list[Result]:
     found = measure_probing(setting.cores, setting.folder)
     return [Result("Watching nodes, without traffic", probing_cells(found), [asdict(found)])]
@@ -136,6 +166,7 @@ MEASUREMENTS: dict[str, Callable[[Setting], list[Result]]] = {
     "bodies": bodies,
     "idle": idle,
     "probing": probing,
+    "tcp": tcp,
 }
 
 
@@ -145,10 +176,18 @@ def _positive(text: str) -> int:
     return number
 
 
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in PEERS | TCP_PEERS]:
+        raise argparse.ArgumentTypeError(f"there is no {', '.join(unknown)}")
+    return names
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("--only", metavar="NAME,NAME", help=f"measure these alone, of: {', '.join(PEERS)}")
+    peers = ", ".join(PEERS | TCP_PEERS)
+    add("--only", metavar="NAME,NAME", type=_names, help=f"measure these alone, of: {peers}")
     add(
         "--heads", choices=["same", "varied", "both"], default="same", help="do heads differ beyond the path?"
     )
@@ -165,10 +204,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--idle", action="store_true", help="memory per idle client connection")
     add("--idle-connections", type=_positive, default=10_000)
     add("--probing", action="store_true", help="CPU of the supervisor with 20 nodes probed")
+    add("--tcp", action="store_true", help="raw bytes: bulk, chat, short sessions, memory of idle ones")
     add(
         "--all",
         action="store_true",
-        help="rounds, soak, bodies, idle and probing; alone, each flag measures only its own",
+        help="rounds, soak, bodies, idle, probing and tcp; alone, each flag measures only its own",
     )
     add("--markdown", action="store_true", help="print tables as Markdown")
     add("--json", type=Path, default=Path("bench.json"), metavar="FILE", help="default: ./bench.json")
@@ -183,7 +223,7 @@ def chosen(arguments: argparse.Namespace) -> list[str]:
     if arguments.all:
         return [name for name in MEASUREMENTS if name != "workers" or arguments.workers]
     return [
-        name for name in ("workers", "soak", "bodies", "idle", "probing") if getattr(arguments, name)
+        name for name in ("workers", "soak", "bodies", "idle", "probing", "tcp") if getattr(arguments, name)
     ] or ["rounds"]
 
 

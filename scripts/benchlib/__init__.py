@@ -2,6 +2,7 @@
 
 In reading order: `peers` (who is measured and how each is started), `conf/` (their configurations, for
 judging the fairness), `nodes` (what they forward to), `load` and `heads.lua` (the requests), `rounds` (the
-main measurement), `soak`, `bodies` with `byte_node`, and `idle` (the others), `table` (what is printed);
-beneath them `children`, `usage` and `machine`.
+main measurement), `soak`, `bodies` with `byte_node`, `idle` and `probing` (the others), `table` (what is
+printed); beneath them `children`, `usage` and `machine`. Forwarding bytes has its own: `tcp_peers`,
+`tcp_node`, `tcp_load`, `tcp` and `tcp_idle`.
 """

@@ -60,7 +60,7 @@ def _measure(peer: RunningPeer, after: str, connections: int) -> Idle:
     with contextlib.ExitStack() as stack:
         clients = []
         for number in range(connections):
-            clients.append(stack.enter_context(_connect(peer.port, number)))
+            clients.append(stack.enter_context(connect(peer.port, number)))
             if after == "one request":
                 _ask(clients[-1])
             elif number % PACE == 0:
@@ -69,15 +69,22 @@ def _measure(peer: RunningPeer, after: str, connections: int) -> Idle:
         time.sleep(SETTLE_S)  # what it frees after accepting is not to be counted
         full = rss_bytes(peer.pid)
         each = (full - rss) / connections
-        return Idle(peer.title, after, connections, each, full / MIB, _count_closed(clients))
+        return Idle(peer.title, after, connections, each, full / MIB, count_closed(clients))
 
 
-def _connect(port: int, number: int) -> socket.socket:
-    client = socket.socket()
+def connect(port: int, number: int) -> socket.socket:
+    """The numberth of many connections: every PER_SOURCE come from an address of their own."""
+    client = source_bound(number // PER_SOURCE)
     client.settimeout(STALL_S)
-    client.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
-    client.bind((f"127.0.0.{2 + number // PER_SOURCE}", 0))
     client.connect(("127.0.0.1", port))
+    return client
+
+
+def source_bound(source: int) -> socket.socket:
+    """An unconnected socket with one of some 250 source addresses."""
+    client = socket.socket()
+    client.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+    client.bind((f"127.0.0.{2 + source}", 0))
     return client
 
 
@@ -99,7 +106,7 @@ def _await_accepted(peer: RunningPeer, wanted_files: int) -> None:
         time.sleep(0.1)  # another program's files can only be looked at
 
 
-def _count_closed(clients: Sequence[socket.socket]) -> int:
+def count_closed(clients: Sequence[socket.socket]) -> int:
     """Idle sockets have nothing to read; those that do have been closed."""
     poll = select.poll()
     for client in clients:

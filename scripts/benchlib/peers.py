@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from benchlib.children import BenchError, Command, free_ports, running
+from benchlib.children import Command, free_ports, running
 from benchlib.nodes import nginx_argv, render
 
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -32,12 +32,16 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """program: what must be installed. argv: writes the configuration, returns the command."""
+    """program: what must be installed. argv: writes the configuration, returns the command.
+
+    lack: what else is missing here, empty if nothing; asked only if the program is there.
+    """
 
     title: str
     program: str
     argv: Callable[[Site], list[str]]
     env: Mapping[str, str] = field(default_factory=dict)
+    lack: Callable[[], str] = str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,11 @@ def _trackproxy(site: Site, workers: int = 1) -> list[str]:
     to = [word for node in site.nodes for word in ("--to", node)]
     listen = f"127.0.0.1:{site.port}"
     return [str(TRACKPROXY), "serve", "--workers", str(workers), "--listen", listen, *to]
+
+
+def _trackproxy_lack() -> str:
+    asked = subprocess.run([TRACKPROXY, "serve", "--help"], capture_output=True, check=False, timeout=60)
+    return "its command 'serve' does not work" if asked.returncode else ""
 
 
 def _aiohttp(site: Site) -> list[str]:
@@ -72,7 +81,7 @@ def _caddy(site: Site) -> list[str]:
 
 
 PEERS = {
-    "trackproxy": Peer("trackproxy", str(TRACKPROXY), _trackproxy),
+    "trackproxy": Peer("trackproxy", str(TRACKPROXY), _trackproxy, lack=_trackproxy_lack),
     "haproxy": Peer("HAProxy", "haproxy", _haproxy),
     "nginx": Peer("nginx", "nginx", _nginx),
     "caddy": Peer("Caddy", "caddy", _caddy, {"GOMAXPROCS": "1", "HOME": "."}),
@@ -87,33 +96,29 @@ def with_workers(count: int) -> str:
     return name
 
 
-def available(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split into those that can be started, and one sentence for each that cannot."""
+def available(names: Sequence[str], peers: Mapping[str, Peer] = PEERS) -> tuple[list[str], list[str]]:
+    """Split into those of `peers` that can be started, and one sentence for each that cannot."""
     usable, skipped = [], []
     for name in names:
-        if name not in PEERS:
-            raise BenchError(f"no peer is called {name!r}; there are: {', '.join(PEERS)}")
-        if reason := _missing(name):
+        if reason := _missing(peers.get(name)):
             skipped.append(f"{name} is skipped: {reason}")
         else:
             usable.append(name)
     return usable, skipped
 
 
-def _missing(name: str) -> str:
-    program = PEERS[name].program
-    if shutil.which(program) is None:
-        return f"there is no {program}"
-    if name == "trackproxy":
-        asked = subprocess.run([program, "serve", "--help"], capture_output=True, check=False, timeout=60)
-        return "its command 'serve' does not work" if asked.returncode else ""
-    return ""
+def _missing(peer: Peer | None) -> str:
+    if peer is None:
+        return "it has no part in this measurement"
+    return peer.lack() if shutil.which(peer.program) else f"there is no {peer.program}"
 
 
 @contextlib.contextmanager
-def running_peer(name: str, nodes: tuple[str, ...], folder: Path, cores: str) -> Iterator[RunningPeer]:
-    """Start one peer in front of `nodes` on a free port; it ends on leaving."""
-    peer = PEERS[name]
+def running_peer(
+    name: str, nodes: tuple[str, ...], folder: Path, cores: str, peers: Mapping[str, Peer] = PEERS
+) -> Iterator[RunningPeer]:
+    """Start one of `peers` in front of `nodes` on a free port; it ends on leaving."""
+    peer = peers[name]
     (port,) = free_ports(1)
     command = Command(name, peer.argv(Site(folder, port, nodes)), cores, peer.env)
     with running(command, port, folder) as pid:

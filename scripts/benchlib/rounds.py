@@ -95,14 +95,17 @@ def measure_rounds(
 
 def _row(peer: RunningPeer, turns: Mapping[str, list[Turn]], references: Sequence[str]) -> Row:
     own = turns[peer.name]
-    times = {
-        reference: median(
-            mine.total_us / theirs.total_us for mine, theirs in zip(own, turns[reference], strict=True)
-        )
+    costs = {name: [turn.total_us for turn in taken] for name, taken in turns.items()}
+    return Row(peer.name, peer.title, median_turn(own), own, times_of(peer.name, costs, references))
+
+
+def times_of(name: str, costs: Mapping[str, Sequence[float]], references: Sequence[str]) -> dict[str, float]:
+    """How many times each reference's cost this peer's is: the median of the ratios within a round."""
+    return {
+        reference: median(mine / theirs for mine, theirs in zip(costs[name], costs[reference], strict=True))
         for reference in references
-        if reference in turns
+        if reference in costs
     }
-    return Row(peer.name, peer.title, median_turn(own), own, times)
 
 
 def median_turn(turns: Sequence[Turn]) -> Turn:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from benchlib.bodies import Transfer
 from benchlib.idle import Idle
 from benchlib.probing import Probing
 from benchlib.rounds import Row, Turn
 from benchlib.soak import Soaked
+from benchlib.tcp import KINDS, TcpRow
+from benchlib.tcp_idle import IdleSessions
 
 TURN_HEADINGS = ["req/s", "p50 ms", "p99 ms", "user µs", "sys µs", "CPU µs/req"]
 Cells = list[str]
 REFERENCE_TITLES = {"haproxy": "HAProxy", "nginx": "nginx"}
+TCP_REFERENCE_TITLES = {"haproxy": "HAProxy", "haproxy-splice": "its splice", "nginx": "nginx"}
 
 
 def render_table(cells: Sequence[Cells], markdown: bool) -> str:
@@ -51,9 +54,13 @@ def rounds_cells(rows: Sequence[Row], references: Mapping[str, str] = REFERENCE_
     headings = [f"× {title}" for title in references.values()]
     cells = [["proxy", *TURN_HEADINGS, *headings, "core", "RSS MiB", "errors"]]
     for row in rows:
-        times = [f"{row.times[name]:.2f}" if name in row.times else "–" for name in references]
+        times = _times_cells(row.times, references)
         cells.append([row.title, *_turn_cells(row.median), *times, *_tail_cells(row.median)])
     return cells
+
+
+def _times_cells(times: Mapping[str, float], references: Iterable[str]) -> Cells:
+    return [f"{times[name]:.2f}" if name in times else "–" for name in references]
 
 
 def soak_cells(soaked: Sequence[Soaked]) -> list[Cells]:
@@ -81,6 +88,27 @@ def idle_cells(found: Sequence[Idle]) -> list[Cells]:
             str(one.lost),
         ]
         cells.append([one.title, one.after, *figures])
+    return cells
+
+
+def tcp_cells(rows: Sequence[TcpRow]) -> list[Cells]:
+    """Of rows of one kind."""
+    kind = KINDS[rows[0].kind]
+    headings = [f"× {title}" for title in TCP_REFERENCE_TITLES.values()]
+    cells = [["proxy", "connections", f"{kind.unit}/s", kind.cost, *headings, "core", "errors"]]
+    for row in rows:
+        turn = row.median
+        figures = [f"{turn.rate:,.{2 if turn.rate < 100 else 0}f}", f"{turn.cost:,.1f}"]
+        tail = [f"{turn.core_share:.0%}", str(turn.errors)]
+        cells.append([row.title, row.load, *figures, *_times_cells(row.times, TCP_REFERENCE_TITLES), *tail])
+    return cells
+
+
+def tcp_idle_cells(found: Sequence[IdleSessions]) -> list[Cells]:
+    cells = [["proxy", "sessions", "bytes/session", "RSS MiB", "pipes before", "pipes", "lost"]]
+    for one in found:
+        figures = [f"{one.sessions:,}", f"{one.bytes_per_session:,.0f}", f"{one.rss_mib:.0f}"]
+        cells.append([one.title, *figures, str(one.pipes_before), str(one.pipes), str(one.lost)])
     return cells
 
 

@@ -69,6 +69,16 @@ def run_time_s(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
+def family_run_time_s(pid: int) -> float:
+    """CPU seconds, user and system, of all living threads of the family, to the nanosecond."""
+    total_ns = 0
+    for member in family(pid):
+        for thread in Path(f"/proc/{member}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):
+                total_ns += int(thread.read_text().split()[0])
+    return total_ns / 1e9
+
+
 def rss_bytes(pid: int) -> int:
     """Resident memory of the family, now."""
     return _status_sum(pid, "VmRSS:")
@@ -91,6 +101,16 @@ def open_files(pid: int) -> int:
         with contextlib.suppress(OSError):
             count += len(os.listdir(f"/proc/{member}/fd"))
     return count
+
+
+def open_pipes(pid: int) -> int:
+    """Distinct pipes that the family has open: two descriptors are one pipe."""
+    pipes = set()
+    for member in family(pid):
+        for file in Path(f"/proc/{member}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                pipes.add(os.readlink(file))
+    return sum(link.startswith("pipe:") for link in pipes)
 
 
 def _status_sum(pid: int, key: str) -> int:

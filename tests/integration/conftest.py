@@ -40,12 +40,14 @@ class Stage:
         listen: str = "127.0.0.1",
         board: Board | None = None,
         suspect: Callable[[int], None] = lambda index: None,
+        name: str = "web",
+        protocol: str = "http",
         **service: Any,
     ) -> str:
         """Serve these nodes (or addresses) as n1, n2, …; the address of the proxy.
 
         endpoints: per node, what the service changes about it. board: one on which the test is the
-        supervisor, who hears of suspects. service: the other settings of the service.
+        supervisor, who hears of suspects. service: the other settings of the service NAME.
         """
         addresses = [node if isinstance(node, str) else node.address for node in nodes]
         names = [f"n{number}" for number in range(1, len(nodes) + 1)]
@@ -53,15 +55,15 @@ class Stage:
         listener = socket.create_server((listen, 0), family=family, backlog=1024)
         host = f"[{listen}]" if ":" in listen else listen
         address = f"{host}:{listener.getsockname()[1]}"
-        web = {"protocol": "http", "listen": [address], **service}
+        web = {"protocol": protocol, "listen": [address], **service}
         web["nodes"] = dict(zip(names, endpoints or [{}] * len(names), strict=True))
         known = {name: {"address": node} for name, node in zip(names, addresses, strict=True)}
-        worker = Worker(load(None, {"nodes": known, "services": {"web": web}}), board, suspect=suspect)
+        worker = Worker(load(None, {"nodes": known, "services": {name: web}}), board, suspect=suspect)
         self.workers.append(worker)
         self._stack.callback(listener.close)
         self._stack.push_async_callback(worker.stop, QUICK_STOP_S)
         async with asyncio.timeout(DEADLINE_S):
-            await worker.start({"web": [listener]})
+            await worker.start({name: [listener]})
         return address
 
     async def connect(

@@ -120,6 +120,15 @@ class Wire:
         """Send no more; reading goes on."""
         self.sock.shutdown(socket.SHUT_WR)
 
+    def forget(self) -> None:
+        """Keep no longer what was read: there is too much of it."""
+        del self.received[: self._at]
+        self._at = 0
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        self._flowing.clear()
+
     def resume(self) -> None:
         """Begin to read, for a wire that was made with reading=False."""
         self._flowing.set()

@@ -113,6 +113,7 @@ class Forwarder:
 
     async def listen(self, listener: socket.socket) -> Listening:
         """Take connections from LISTENER until what is returned is closed; the socket stays open."""
+        listener.setblocking(False)
         if listener.family != socket.AF_UNIX:
             for level, option, value in OPTIONS:  # which connections inherit
                 listener.setsockopt(level, option, value)
