@@ -6,7 +6,7 @@ a probe says, and in which replies are followed by more. `tcp` has none of it: i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -40,6 +40,7 @@ class Dialect:
     blocks: codes after which a block of lines follows, up to a "." alone (RFC 3977, 3.1.1).
     takes: codes after which the client sends such a block. prompts: after which it sends one more line.
     unclear: codes that may or may not be followed by a block. opaque: after which nothing can be read.
+    special: all of these together; after other codes the client says its next command.
     """
 
     port: int = 0
@@ -54,6 +55,11 @@ class Dialect:
     prompts: frozenset[bytes] = frozenset()
     unclear: frozenset[bytes] = frozenset()
     opaque: frozenset[bytes] = frozenset()
+    special: frozenset[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        special = self.blocks | self.takes | self.prompts | self.unclear | self.opaque
+        object.__setattr__(self, "special", special)
 
     @property
     def speaks_first(self) -> bool:

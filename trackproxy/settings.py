@@ -60,6 +60,13 @@ class Settings(Section):
     )
 
 
+    @property
+    def lasting(self) -> float:
+        """How long sessions may keep a worker alive after a reload, in seconds; 0 if there are none."""
+        sessions = any(isinstance(service, SessionService) for service in self.services.values())
+        return self.session_grace if sessions else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class EndpointConfig:
     """One node as one service sees it, as configured.

@@ -151,7 +151,7 @@ async def test_a_node_is_told_with_what_is_known_of_each_of_its_endpoints(
         "name": "node1",
         "state": "ready",
         "drain": None,
-        "left": {"requests": 2, "tunnels": 1, "idle": 5},
+        "left": {"requests": 2, "tunnels": 1, "sessions": 0, "idle": 5},
         "services": {
             "web": {
                 "address": "127.0.0.1:9",

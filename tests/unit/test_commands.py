@@ -79,7 +79,7 @@ def node(**changes: Any) -> dict[str, Any]:
         "gauges": {"active": 3, "tunnels": 0, "idle": 0},
         "totals": {kind: 10**place for place, kind in enumerate(kinds)},
     }
-    left = {"requests": 3, "tunnels": 0, "idle": 0}
+    left = {"requests": 3, "tunnels": 0, "sessions": 0, "idle": 0}
     plain = {"name": "node1", "state": "ready", "drain": None, "left": left, "services": {"web": web}}
     return plain | changes
 
@@ -158,8 +158,8 @@ def test_a_terminal_shows_one_line_that_is_rewritten() -> None:
     out = Terminal()
     wait(Scripted(drain(None, 1.0), drain("empty")), drain(None, 2.0), Show(out))
     assert out.getvalue() == (
-        "\rnode1: 3 requests, 0 tunnels left, 2 s to go\x1b[K"
-        "\rnode1: 3 requests, 0 tunnels left, 1 s to go\x1b[K"
+        "\rnode1: 3 requests left, 2 s to go\x1b[K"
+        "\rnode1: 3 requests left, 1 s to go\x1b[K"
         "\rnode1 is empty, and disabled now\x1b[K\n"
     )
 
@@ -174,4 +174,6 @@ def test_elsewhere_there_is_a_line_at_most_each_second() -> None:
 
 
 def test_what_is_left_is_said_in_words() -> None:
-    assert in_words({"requests": 1, "tunnels": 2, "idle": 7}) == "1 request, 2 tunnels"
+    assert in_words({"requests": 1, "tunnels": 2, "sessions": 0, "idle": 7}) == "1 request, 2 tunnels"
+    assert in_words({"requests": 0, "tunnels": 0, "sessions": 3, "idle": 0}) == "3 sessions"
+    assert in_words({"requests": 0, "tunnels": 0, "sessions": 0, "idle": 1}) == "nothing"

@@ -89,6 +89,7 @@ def _end(node: dict[str, Any], show: Show) -> End:
 
 
 def in_words(left: Mapping[str, int]) -> str:
-    """Return how much is open: "1 request, 2 tunnels"."""
-    counts = {"request": left["requests"], "tunnel": left["tunnels"]}
-    return ", ".join(f"{count} {thing}{'s' * (count != 1)}" for thing, count in counts.items())
+    """Return how much is open: "1 request, 2 tunnels", "3 sessions"; what there is none of is left out."""
+    counts = {"request": left["requests"], "tunnel": left["tunnels"], "session": left["sessions"]}
+    some = [f"{count} {thing}{'s' * (count != 1)}" for thing, count in counts.items() if count]
+    return ", ".join(some) or "nothing"

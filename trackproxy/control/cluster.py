@@ -356,7 +356,7 @@ class Cluster:
     # --- what is counted ---
 
     def left(self, nodes: Iterable[str]) -> dict[str, dict[str, int]]:
-        """Return what is open on each of these NODES: requests, tunnels, idle connections."""
+        """Return what is open on each of these NODES: requests, tunnels, sessions, idle connections."""
         return left(self.views, nodes)
 
     def totals(self) -> dict[Key, list[int]]:

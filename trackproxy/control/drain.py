@@ -94,14 +94,15 @@ class Drains:
                 drain.end("ended otherwise")
                 return
             left = self._cluster.left([node])[node]
-            open_ = left["requests"] + left["tunnels"]
+            open_ = left["requests"] + left["tunnels"] + left["sessions"]
             if not open_ or time() >= drain.deadline:
                 break
         self._cluster.set_state(node, AdminState.DISABLED)
         self._cluster.end(node)
         if open_:
             log.warning(
-                "node %s: %d requests and tunnels were still open at the drain's deadline", node, open_
+                "node %s: still open at the drain's deadline: %d requests, %d tunnels, %d sessions",
+                *(node, left["requests"], left["tunnels"], left["sessions"]),
             )
         del self._tasks[node]
         drain.end("deadline" if open_ else "empty")

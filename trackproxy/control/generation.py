@@ -219,8 +219,8 @@ class Generation:
     # --- the end ---
 
     def retire(self, grace_s: float) -> None:
-        """Others serve the listeners now: let what is open end within GRACE_S."""
-        self._wind_up(lambda worker: worker.retire(grace_s), grace_s)
+        """Others serve the listeners now: let what is open end within GRACE_S, sessions in their own time."""
+        self._wind_up(lambda worker: worker.retire(grace_s), max(grace_s, self.settings.lasting))
 
     def stop(self, grace_s: float) -> None:
         """Nobody serves the listeners any more: answer who waits there, and end within GRACE_S."""

@@ -24,7 +24,8 @@ from trackproxy.settings import Settings, endpoints_of
 
 log = logging.getLogger(__name__)
 
-MOST_RETIRING = 4  # generations that are on their way out at once; the oldest has to hurry then
+MOST_RETIRING = 4  # generations that are on their way out at once; the oldest has to hurry then,
+MOST_PROCESSES = 64  # but where sessions last, as many as have so many processes, if that is more
 HURRY_S = 5.0
 
 
@@ -88,7 +89,9 @@ class Generations:
         """Let GENERATION end; if too many do so at once, let the oldest hurry."""
         generation.retire(grace_s)
         self._tasks.spawn(self._bury(generation), f"end of generation {generation.number}")
-        for older in self.running[:-1][:-MOST_RETIRING]:
+        most = MOST_PROCESSES // max(generation.count, 1) if generation.settings.lasting else 0
+        most = max(MOST_RETIRING, most)
+        for older in self.running[:-1][:-most]:
             older.stop(HURRY_S)
 
     async def _bury(self, generation: Generation) -> None:

@@ -14,6 +14,7 @@ from trackproxy.board import GAUGES, ROW, Board, Counter
 from trackproxy.health.checker import Checker
 from trackproxy.health.looking import Result
 from trackproxy.health.verdict import Verdict
+from trackproxy.session_sections import SessionService
 from trackproxy.settings import AnyService, EndpointConfig, Settings
 
 
@@ -82,12 +83,15 @@ class View:
 
 
 def left(views: Iterable[View], nodes: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Return what is open on each of these NODES: requests, tunnels, idle connections."""
-    wanted = {node: {"requests": 0, "tunnels": 0, "idle": 0} for node in nodes}
+    """Return what is open on each of these NODES: requests, tunnels, sessions, idle connections."""
+    wanted = {node: {"requests": 0, "tunnels": 0, "sessions": 0, "idle": 0} for node in nodes}
     for view in views:
         for index, row in enumerate(view.rows):
             if row.config.node in wanted:
                 counts, open_ = view.board.totals(index), wanted[row.config.node]
+                if isinstance(row.service, SessionService):
+                    open_["sessions"] += counts[Counter.ACTIVE]
+                    continue
                 open_["requests"] += counts[Counter.ACTIVE] - counts[Counter.TUNNELS]
                 open_["tunnels"] += counts[Counter.TUNNELS]
                 open_["idle"] += counts[Counter.IDLE]

@@ -35,7 +35,7 @@ class Joined(Protocol):
     def half_closed(self) -> bool: ...
     @property
     def moved(self) -> tuple[int, int]: ...
-    def begin(self) -> None: ...
+    def keep_alive(self) -> None: ...
     def abort(self) -> None: ...
 
 
@@ -45,10 +45,14 @@ class Client(Protocol):
     def join(
         self, node: socket.socket, greeting: bytes, owner: Owner, dialogue: Dialogue | None
     ) -> Joined | None:
-        """Pass GREETING on; return what passes bytes both ways once it has been told to `begin`.
+        """Pass GREETING on; return what passes bytes both ways once `begin` is called.
 
         NODE is watched by the poller. None if the client is gone: everything is closed then, and over.
         """
+        ...
+
+    def begin(self, joined: Joined, *, node_spoke: bool) -> None:
+        """Let bytes pass. NODE_SPOKE: there may be more of the node that was not read yet."""
         ...
 
     def send_off(self, line: bytes) -> None:
@@ -74,7 +78,7 @@ class PlainClient:
     gone: called when the client's connection breaks before it is joined. over: when it has been closed here.
     """
 
-    __slots__ = ("_gone", "_left", "_over", "_tools", "sock")
+    __slots__ = ("_gone", "_left", "_over", "_spoke", "_tools", "sock")
 
     def __init__(
         self, sock: socket.socket, tools: Tools, gone: Callable[[], None], over: Callable[[], None]
@@ -84,11 +88,14 @@ class PlainClient:
         self._gone = gone
         self._over = over
         self._left = LINGER_BYTES
+        self._spoke = False
 
     def early(self, events: int) -> None:
-        """What the client says before its greeting waits in the kernel; only its end is of interest."""
+        """What the client says before its greeting waits in the kernel."""
         if events & BROKEN:
             self._gone()
+        elif events & READABLE:
+            self._spoke = True
 
     def join(
         self, node: socket.socket, greeting: bytes, owner: Owner, dialogue: Dialogue | None
@@ -104,6 +111,10 @@ class PlainClient:
         relay = Relay(self.sock, node, owner, self._tools, dialogue)
         relay.node.moved = len(greeting)
         return relay
+
+    def begin(self, joined: Joined, *, node_spoke: bool) -> None:
+        assert isinstance(joined, Relay)
+        joined.begin(node_spoke=node_spoke, client_spoke=self._spoke)
 
     def send_off(self, line: bytes) -> None:
         """Half-close first and read on: with unread bytes, closing would reset what was just sent."""

@@ -16,8 +16,7 @@ from trackproxy.board import Counter
 from trackproxy.health.outliers import Cause
 from trackproxy.health.reasons import OUT_OF_RESOURCES
 from trackproxy.tcp.greeting import Greeting, judge
-from trackproxy.tcp.poller import BROKEN, READABLE, WRITABLE
-from trackproxy.tcp.way import OPTIONS
+from trackproxy.tcp.poller import BROKEN, ENDING, READABLE, WRITABLE
 
 if TYPE_CHECKING:
     from trackproxy.dialects import Dialect
@@ -51,7 +50,7 @@ class Failed(Exception):
 class Dial:
     """One connection to the node behind WAY; DIALECT says what is a greeting.
 
-    header: what is sent first (PROXY protocol).
+    header: what is sent first (PROXY protocol). spoke: the node may have said, or ended, more than was read.
     """
 
     __slots__ = (
@@ -64,6 +63,7 @@ class Dial:
         "_sock",
         "_started",
         "_targets",
+        "spoke",
         "way",
     )
 
@@ -77,6 +77,7 @@ class Dial:
         self._sock: socket.socket | None = None
         self._connected = False
         self._said = b""
+        self.spoke = False
         self._started = 0.0
 
     @property
@@ -98,8 +99,7 @@ class Dial:
         self._sock = sock
         self._connected = False
         if family != socket.AF_UNIX:
-            for level, option, value in OPTIONS:
-                sock.setsockopt(level, option, value)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         code = sock.connect_ex(address)
         if code in (0, errno.EINPROGRESS):
             self._poller.watch(sock, self._on_event)
@@ -125,9 +125,11 @@ class Dial:
                 return
             self._take_connection()
             if not self._dialect.speaks_first:
+                self.spoke = events & READABLE != 0
                 self._caller.joined(self, b"")
                 return
         if events & READABLE:
+            self.spoke = events & ENDING != 0
             self._receive()
 
     def _take_connection(self) -> None:
@@ -153,6 +155,7 @@ class Dial:
             self._said += data
             found = judge(self._dialect, self._said)
             if found is not Greeting.PARTIAL:
+                self.spoke = self.spoke or len(data) == RECEIVE_BYTES
                 self._take_greeting(found)
                 return
             self._caller.await_node(connected=True)

@@ -60,7 +60,7 @@ class Dialogue:
             self._open = not (dialect.blocks and said.endswith(BLOCK_END))
             return
         code = said[:3]
-        if not code.isdigit() or self._owed < 1 or code in dialect.opaque:
+        if not code.isdigit() or self._owed < 1:
             self._blind = True
             return
         if self._taking:  # before the end of the block, as far as that was seen
@@ -70,12 +70,11 @@ class Dialogue:
             self._answered_at_length(code, said)
             return
         self._owed -= 1
-        if code in dialect.blocks or code in dialect.unclear:
-            self._open = True
-        elif code in dialect.takes:
-            self._taking = True
-        elif code in dialect.prompts:
-            self._asking = True
+        if code in dialect.special:
+            self._open = code in dialect.blocks or code in dialect.unclear
+            self._taking = code in dialect.takes
+            self._asking = code in dialect.prompts
+            self._blind = code in dialect.opaque
 
     def unseen(self) -> None:
         """Bytes of the node, or of the client, have gone by."""
@@ -87,6 +86,9 @@ class Dialogue:
     def _answered_at_length(self, code: bytes, said: bytes) -> None:
         """Take several lines, or a part of one."""
         dialect = self._dialect
+        if code in dialect.opaque:
+            self._blind = True
+            return
         if dialect.continued and said.endswith(b"\n"):
             last = _LAST_LINES.findall(said)
             self._owed -= len(last)

@@ -27,7 +27,7 @@ from trackproxy.tcp.entrance import Entrance
 from trackproxy.tcp.listening import Listening
 from trackproxy.tcp.session import Session, Stage
 from trackproxy.tcp.tls_relay import TlsClient
-from trackproxy.tcp.way import OPTIONS, Way
+from trackproxy.tcp.way import Way, keep_alive
 from trackproxy.tls import server_context
 
 if TYPE_CHECKING:
@@ -114,9 +114,9 @@ class Forwarder:
     async def listen(self, listener: socket.socket) -> Listening:
         """Take connections from LISTENER until what is returned is closed; the socket stays open."""
         listener.setblocking(False)
+        keep_alive(listener)  # connections inherit it
         if listener.family != socket.AF_UNIX:
-            for level, option, value in OPTIONS:  # which connections inherit
-                listener.setsockopt(level, option, value)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return Listening(listener, self.tools.poller, self._loop, self.take)
 
     def take(self, sock: socket.socket, peer: object = None) -> None:
@@ -362,7 +362,7 @@ class Forwarder:
         self.deadline = self.sweep.now + REPORT_S
         for one in self.open:
             if isinstance(one, Session):
-                one.report()
+                one.keep()
 
     # --- tasks and the end ---
 

@@ -2,8 +2,8 @@
 
 Small pieces are received and sent on at once, since a line of a dialogue costs less that way. A piece that
 fills the buffer is taken for the beginning of bulk: what follows goes through a pipe inside the kernel
-(splice(2)), until there is no more. Memory: at most one piece, or one pipe, for each direction, and none of
-either while nothing is in flight.
+(splice(2)), until it comes in small bursts again. Memory: at most one piece, or one pipe, for each direction,
+and none of either while nothing is in flight.
 
 Each end of a stream is passed on as what it was: a half-close as a half-close once all before it has been
 sent, a reset as a reset.
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from trackproxy.tcp.pipes import SIZE_BYTES, Pipe
 from trackproxy.tcp.poller import ENDING, READABLE, WRITABLE
+from trackproxy.tcp.way import keep_alive
 
 if TYPE_CHECKING:
     from trackproxy.clock import Sweep
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from trackproxy.tcp.poller import Poller
 
 PIECE_BYTES = 16 * 1024
+BURST_BYTES = 4 * PIECE_BYTES  # after so much at once, what comes next is likely to be bulk, too
 ROUNDS = 16  # of bulk, until others have their turn
 FLAGS = getattr(os, "SPLICE_F_MOVE", 1) | getattr(os, "SPLICE_F_NONBLOCK", 2)
 NO_LINGER = struct.pack("ii", 1, 0)  # struct linger: on, for no second
@@ -59,6 +61,7 @@ class Side:
     """
 
     __slots__ = (
+        "_before",
         "_bulk",
         "_fd",
         "_heard",
@@ -92,13 +95,17 @@ class Side:
         self._heard = heard
         self._held = b""
         self._bulk = False
+        self._before = 0  # moved, when bulk began to move last
         self._pipe: Pipe | None = None
         self._in_pipe = 0
 
     def on_event(self, events: int) -> None:
         """Something has changed at the socket."""
         if events & READABLE and not self.blocked and not self.ended:
-            self.pump(more=events & ENDING != 0)
+            if self._bulk:
+                self._pump_bulk()
+            else:
+                self.pump(events & ENDING)
         if events & WRITABLE and self.other.blocked:
             self.other.unblock()
 
@@ -114,10 +121,10 @@ class Side:
         if self._bulk:
             self._pump_bulk()
         else:
-            self.pump(more=True)
+            self.pump(ENDING)
 
-    def pump(self, *, more: bool) -> None:  # noqa: C901 - in one piece: each call costs, for each line
-        """Pass on what has come. MORE: there may be more than a short piece, such as the stream's end."""
+    def pump(self, ending: int) -> None:  # noqa: C901 - in one piece: each call costs, for each line
+        """Pass on what has come. ENDING: there may be more than one short piece, such as the stream's end."""
         while True:
             try:
                 piece = self._receive(PIECE_BYTES)
@@ -149,7 +156,7 @@ class Side:
                 self._bulk = True
                 self._pump_bulk()
                 return
-            if not more:
+            if not ending:
                 return
 
     def _pass_on(self, piece: bytes) -> bool:
@@ -179,6 +186,7 @@ class Side:
                 self._copy_bulk()
                 return
             self._relay.unseen()
+        self._before = self.moved
         for _ in range(ROUNDS):
             if not self._fill(self._pipe) or not self._empty(self._pipe):
                 return
@@ -198,7 +206,7 @@ class Side:
             self._in_pipe += count
         if self._in_pipe:
             return True
-        self._bulk = False
+        self._bulk = self.moved - self._before >= BURST_BYTES
         self.let_go()
         if count == 0:
             self._end()
@@ -250,8 +258,9 @@ class Side:
     def _end(self) -> None:
         """This side has sent its last byte, and all of them have been passed on."""
         self.ended = True
-        with suppress(OSError):  # gone meanwhile, which an event tells
-            self.other.sock.shutdown(socket.SHUT_WR)
+        if not self.other.ended:  # else both are about to be closed
+            with suppress(OSError):  # gone meanwhile, which an event tells
+                self.other.sock.shutdown(socket.SHUT_WR)
         self._relay.side_ended()
 
     def rescue(self) -> None:
@@ -291,13 +300,15 @@ class Relay:
         self.node = Side(node, self, dialogue.answered if dialogue else None)
         self.client.other, self.node.other = self.node, self.client
 
-    def begin(self) -> None:
-        """Pass on whatever has come before, too."""
-        for side in (self.node, self.client):
-            self.tools.poller.hand_over(side.sock, side.on_event)
-        for side in (self.node, self.client):
-            if not self.is_over and not side.blocked and not side.ended:
-                side.pump(more=True)
+    def begin(self, *, node_spoke: bool, client_spoke: bool) -> None:
+        """Pass on what comes, and what has come before: who SPOKE has said, or ended, something unread."""
+        hand_over = self.tools.poller.hand_over
+        hand_over(self.node.sock, self.node.on_event)
+        hand_over(self.client.sock, self.client.on_event)
+        if node_spoke:
+            self.node.pump(ENDING)
+        if client_spoke and not self.is_over:
+            self.client.pump(ENDING)
 
     @property
     def between_commands(self) -> bool:
@@ -315,6 +326,10 @@ class Relay:
     def moved(self) -> tuple[int, int]:
         """Bytes passed on from the client, and from the node."""
         return self.client.moved, self.node.moved
+
+    def keep_alive(self) -> None:
+        """It lasts: have the kernel find out whether the node is still there."""
+        keep_alive(self.node.sock)
 
     def unseen(self) -> None:
         """Bytes go by that nobody looks at."""
@@ -351,12 +366,25 @@ class Relay:
         self.tools.poller.close(self.node.sock)
 
     def _finish(self) -> None:
+        client, node = self.client, self.node
         self._stop()
-        for side in (self.client, self.node):
-            self.tools.poller.close(side.sock)
+        self.tools.poller.close(client.sock)
+        self.tools.poller.close(node.sock)
         self._owner.over()
+        # So that memory is free now, not when the collector comes by.
+        client.other = node.other = self.client = self.node = _NOBODY
 
     def _stop(self) -> None:
         self.is_over = True
         self.client.let_go()
         self.node.let_go()
+
+
+def _nobody() -> Side:
+    """Return what stands for the sides of a relay that is over."""
+    side = Side.__new__(Side)
+    side.blocked, side.ended, side.moved = False, True, 0
+    return side
+
+
+_NOBODY = _nobody()

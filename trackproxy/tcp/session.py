@@ -54,6 +54,7 @@ class Session:
         "_forwarder",
         "_give_up",
         "_joined",
+        "_kept",
         "_reported",
         "_started",
         "deadline",
@@ -84,6 +85,7 @@ class Session:
         self._dial: Dial | None = None
         self._joined: Joined | None = None
         self._reported = (0, 0)
+        self._kept = False
 
     def begin(self, client: Client) -> None:
         """Look for a node for CLIENT, which ends with the session."""
@@ -189,7 +191,7 @@ class Session:
         dialogue = Dialogue(forwarder.dialect) if greeting else None
         self._joined = joined = self._client.join(dial.sock, greeting, self, dialogue)
         if joined is not None:
-            joined.begin()
+            self._client.begin(joined, node_spoke=dial.spoke)
 
     def half_closed(self) -> None:
         """One side has ended; the other one may go on for a while."""
@@ -203,6 +205,13 @@ class Session:
             if (up, down) != before:
                 self._forwarder.ways[self.endpoint].moved(up - before[0], down - before[1])
 
+    def keep(self) -> None:
+        """It has lasted for a while: count what it has done, and watch over its connections."""
+        if self._joined is not None and not self._kept:
+            self._kept = True
+            self._joined.keep_alive()
+        self.report()
+
     # --- the end ---
 
     def over(self) -> None:
@@ -214,6 +223,7 @@ class Session:
         self._forwarder.release(self)
         self.stage = Stage.LEAVING
         self._forwarder.closed(self)
+        del self._client  # it knows us, too
 
     def part(self, reason: Reason) -> None:
         """End a running session: with a farewell where that is certain to be understood."""

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, cast
 
+from trackproxy.tcp.way import keep_alive
 from trackproxy.tunnel import Tunnel, TunnelEnd, Waits
 
 if TYPE_CHECKING:
@@ -58,10 +59,15 @@ class TlsClient(asyncio.Protocol):
         self, node: socket.socket, greeting: bytes, owner: Owner, dialogue: Dialogue | None
     ) -> TlsRelay | None:
         self._tools.poller.release(node)
-        relay = TlsRelay(self.transport, node, owner, self._tools, dialogue)
-        relay.prepare(self._spawn, self._waits, greeting)
+        keep_alive(node)
+        relay = TlsRelay(self.transport, node, owner, self._tools, dialogue, self._waits)
+        relay.greet(greeting)
         self._joined = relay
         return relay
+
+    def begin(self, joined: Joined, *, node_spoke: bool) -> None:
+        assert isinstance(joined, TlsRelay)
+        self._spawn(joined.start())
 
     def send_off(self, line: bytes) -> None:
         self._leaving = True
@@ -92,8 +98,10 @@ class TlsRelay:
         owner: Owner,
         tools: Tools,
         dialogue: Dialogue | None,
+        waits: Waits,
     ) -> None:
         """Take over CLIENT and NODE; the node's socket is not watched any more."""
+        self._waits = waits
         self.touched = tools.sweep.now
         self._client = client
         self._node = node
@@ -104,19 +112,14 @@ class TlsRelay:
         self._tunnel: _CountedTunnel | None = None
         self._over = False
 
-    def prepare(self, spawn: Spawn, waits: Waits, greeting: bytes) -> None:
-        """Give it what `begin` needs."""
-        self._spawn = spawn
-        self._waits = waits
+    def greet(self, greeting: bytes) -> None:
+        """Pass the node's greeting on."""
         self._moved[1] = len(greeting)
         if greeting:
             self._client.write(greeting)
 
-    def begin(self) -> None:
-        """Pass on bytes both ways as soon as possible."""
-        self._spawn(self._start())
-
-    async def _start(self) -> None:
+    async def start(self) -> None:
+        """Pass on bytes both ways."""
         loop = asyncio.get_running_loop()
         transport, _ = await loop.connect_accepted_socket(_Held, self._node)
         if self._over:
@@ -154,6 +157,9 @@ class TlsRelay:
         assert self._tunnel is not None
         self._client.write(line)
         self._tunnel.close()
+
+    def keep_alive(self) -> None:
+        """The node's socket was told at once."""
 
     def abort(self) -> None:
         """End both sides at once."""

@@ -18,14 +18,20 @@ KNOWN_S = 10.0  # how long the addresses of a name are used before it is looked 
 
 Target = tuple[int, Any]  # address family, and the address as sockets take it
 
-# What ends nodes' connections that nobody ends: after 60 s of silence, 4 questions in 60 s.
+# What ends connections that nobody ends: after 60 s of silence, 4 questions in 60 s.
 KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
 )
-OPTIONS = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), *KEEPALIVE)
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel find out whether the peer is still there."""
+    if sock.family != socket.AF_UNIX:
+        for level, option, value in KEEPALIVE:
+            sock.setsockopt(level, option, value)
 
 
 class Way:
