@@ -140,21 +140,41 @@ def check(
     typer.echo(f"{config}: ok ({counts})")
 
 
+def _demo_place(place: str) -> str:
+    from trackproxy.demo import checked_place
+
+    try:
+        checked_place(place)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return place
+
+
+def _demo_place_or_none(place: str) -> str:
+    return place and _demo_place(place)
+
+
 @app.command()
 def demo(
-    listen: Annotated[str, typer.Option(help="Where to serve the demo.")] = "127.0.0.1:8080",
+    listen: Annotated[
+        str, typer.Option(callback=_demo_place, help="Where to serve web pages and tracking.")
+    ] = "127.0.0.1:8080",
+    news: Annotated[
+        str, typer.Option(callback=_demo_place_or_none, help='Where to serve news (NNTP); "" is nowhere.')
+    ] = "127.0.0.1:8119",
+    mail: Annotated[
+        str, typer.Option(callback=_demo_place_or_none, help='Where to take mail (SMTP); "" is nowhere.')
+    ] = "127.0.0.1:8025",
     balance: Annotated[str, typer.Option(help="How a node is picked.")] = "round_robin",
 ) -> None:
     """Serve three demo nodes in this process, and show what to try."""
     from trackproxy import demo as demo_nodes
     from trackproxy.supervisor import Start
 
-    with demo_nodes.open_sockets() as sockets, TemporaryDirectory(prefix="trackproxy-demo-") as folder:
-        try:
-            banner = demo_nodes.banner(listen, _own_name(), Path(folder, CONTROL_SOCKET))
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--listen") from error
-        settings = _load(None, demo_nodes.overrides(listen, balance, sockets, folder))
+    places = demo_nodes.Places(listen, news, mail)
+    with demo_nodes.open_sockets(places) as sockets, TemporaryDirectory(prefix="trackproxy-demo-") as folder:
+        banner = demo_nodes.banner(places, _own_name(), Path(folder, CONTROL_SOCKET))
+        settings = _load(None, demo_nodes.overrides(places, balance, sockets, folder))
         code = _serve(Start(settings, companion=partial(demo_nodes.running, sockets), banner=banner))
     raise typer.Exit(code)
 

@@ -1,7 +1,8 @@
 """Three nodes to try trackproxy with, all in this process and on loopback.
 
 They answer the documented forms: open pixel, click, unsubscribe, and a web page whose session lives in one
-node's memory. Their sockets are open before the settings are made, since those name the ports.
+node's memory. `demo_sessions` has their newsgroups and their mail. Their sockets are open before the settings
+are made, since those name the ports.
 """
 
 from __future__ import annotations
@@ -11,14 +12,20 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from trackproxy.units import Address, parse_address
+from trackproxy.demo_sessions import Mail, MailSession, NewsSession, Store, serving
+from trackproxy.units import EVERYWHERE, Address, parse_address
 
 NODES = ("node1", "node2", "node3")
+PROTOCOLS = {"web": "http", "news": "nntp", "mail": "smtp"}
+# As mail exchangers do it: equal numbers share, a higher one is in reserve.
+PRIORITIES = {"mail": {"node1": 10, "node2": 10, "node3": 50}}
 SESSIONS = 1000  # kept by each node; the oldest goes first
 
 PIXEL = bytes.fromhex(
@@ -27,18 +34,50 @@ PIXEL = bytes.fromhex(
 NEVER_CACHED = {"Cache-Control": "no-cache, no-store, must-revalidate, max-age=0", "Pragma": "no-cache"}
 
 BANNER = """\
-trackproxy demo: {url} in front of three nodes in this process. X-Demo-Node says which one answered.
+trackproxy demo: three nodes in this process. X-Demo-Node or a greeting says which one answered.
 
+{services}
+  the nodes:       {command} nodes --socket {socket}
+                   {command} drain node1 --socket {socket}
+                   (likewise: disable node1, ready node1)
+
+Ctrl-C ends it."""
+
+# By service. url: with what curl reaches it.
+TO_TRY = {
+    "web": """\
   an open:         curl -D - -o /dev/null {url}/db/7/42/1.gif
   a click:         curl -i {url}/t/7/42/3/1/
   unsubscribe:     curl -i {url}/u/7/42/
    with one click: curl -i -d List-Unsubscribe=One-Click {url}/u/7/42/
   a web session:   curl -i -b cookies.txt -c cookies.txt {url}/
                    (each node counts alone; with --balance source_hash a client stays on one node)
-  the nodes:       {command} nodes --socket {socket}
-                   (likewise: drain node1, disable node1, ready node1)
+""",
+    "news": """\
+  newsgroups:      curl {url}
+                   (then type: GROUP demo.test, ARTICLE, POST, QUIT; drain its node meanwhile)
+""",
+    "mail": """\
+  incoming mail:   echo Hello | curl -v --mail-from a@example.com --mail-rcpt list@example.com -T - {url}
+                   (to node1 or node2; with both drained, to node3)
+""",
+}
+SCHEMES = {"web": "http", "news": "telnet", "mail": "smtp"}  # of curl
 
-Ctrl-C ends it."""
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where clients connect, as on the command line; empty is not at all."""
+
+    web: str
+    news: str = ""
+    mail: str = ""
+
+    @property
+    def services(self) -> dict[str, str]:
+        """The place of each service that has one."""
+        every = {"web": self.web, "news": self.news, "mail": self.mail}
+        return {service: place for service, place in every.items() if place}
 
 
 class Node:
@@ -108,46 +147,81 @@ def _page(title: str, body: str = "") -> web.Response:
     return web.Response(text=text, content_type="text/html")
 
 
+Sockets = dict[str, list[socket.socket]]  # by service, in the order of NODES
+
+
 @contextmanager
-def open_sockets() -> Iterator[list[socket.socket]]:
-    """Yield one listening socket for each node, on free ports of loopback; close them at the end."""
+def open_sockets(places: Places) -> Iterator[Sockets]:
+    """Yield listening sockets for each node, on free ports of loopback; close them at the end."""
     with ExitStack() as stack:
-        yield [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in NODES]
+        yield {
+            service: [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in NODES]
+            for service in places.services
+        }
 
 
 @asynccontextmanager
-async def running(sockets: list[socket.socket]) -> AsyncIterator[None]:
+async def running(sockets: Sockets) -> AsyncIterator[None]:
     """Serve the nodes on their sockets within the running event loop."""
+    store = Store()
     async with AsyncExitStack() as stack:
-        for name, listener in zip(NODES, sockets, strict=True):
+        for name, listener in zip(NODES, sockets["web"], strict=True):
             runner = web.AppRunner(Node(name).application(), access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
             await web.SockSite(runner, listener).start()
+        for name, listener in zip(NODES, sockets.get("news", ()), strict=False):
+            await stack.enter_async_context(serving(partial(NewsSession, store, name), listener))
+        for name, listener in zip(NODES, sockets.get("mail", ()), strict=False):
+            await stack.enter_async_context(serving(partial(MailSession, Mail(), name), listener))
         yield
 
 
-def overrides(listen: str, balance: str, sockets: list[socket.socket], folder: str) -> dict[str, Any]:
-    """Return the settings that put one service in front of the nodes; FOLDER: for state."""
-    ports = [listener.getsockname()[1] for listener in sockets]
-    nodes = {name: {"address": f"127.0.0.1:{port}"} for name, port in zip(NODES, ports, strict=True)}
+def overrides(places: Places, balance: str, sockets: Sockets, folder: str) -> dict[str, Any]:
+    """Return the settings that put the services in front of the nodes; FOLDER: for state."""
     # One worker, so that the nodes come in turn; each worker takes turns of its own.
     return {
         "workers": 1,
         "state_dir": folder,
-        "nodes": nodes,
-        "services": {"web": {"protocol": "http", "listen": [listen], "balance": balance}},
+        "nodes": {name: {"address": "127.0.0.1"} for name in NODES},
+        "services": {
+            service: {
+                "protocol": PROTOCOLS[service],
+                "listen": [place],
+                "balance": balance,
+                "nodes": _endpoints(service, sockets[service]),
+            }
+            for service, place in places.services.items()
+        },
     }
 
 
-def banner(listen: str, command: str, socket_path: Path) -> str:
+def _endpoints(service: str, sockets: list[socket.socket]) -> dict[str, dict[str, int]]:
+    priorities = PRIORITIES.get(service, {})
+    return {
+        name: {"port": listener.getsockname()[1], "priority": priorities.get(name, 0)}
+        for name, listener in zip(NODES, sockets, strict=True)
+    }
+
+
+def checked_place(text: str) -> Address:
+    """Return where to serve; raise ValueError if it cannot stand in a URL."""
+    address = parse_address(text, None)
+    if not address.port:
+        raise ValueError("the demo needs an address with a port, such as 127.0.0.1:8080")
+    return address
+
+
+def banner(places: Places, command: str, socket_path: Path) -> str:
     """Return what to try; raise ValueError if a listener's address cannot stand in a URL.
 
     COMMAND: how this program is called. SOCKET_PATH: where it answers commands.
     """
-    address = parse_address(listen, None)
-    if not address.port:
-        raise ValueError("the demo needs an address with a port, such as 127.0.0.1:8080")
-    host = "127.0.0.1" if address.host in ("", "0.0.0.0") else address.host
-    host = "::1" if host == "::" else host
-    return BANNER.format(url=f"http://{Address(host, address.port)}", command=command, socket=socket_path)
+    to_try = (TO_TRY[service].format(url=_url(service, place)) for service, place in places.services.items())
+    return BANNER.format(services="\n".join(to_try), command=command, socket=socket_path)
+
+
+def _url(service: str, place: str) -> str:
+    address = checked_place(place)
+    host = "::1" if address.host == "::" else "127.0.0.1" if address.host in EVERYWHERE else address.host
+    return f"{SCHEMES[service]}://{Address(host, address.port)}"

@@ -27,6 +27,7 @@ from trackproxy.settings import Settings
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf" / "trackproxy.toml"
 DEADLINE_S = 20.0
+WEB_ONLY = ("--news", "", "--mail", "")  # a demo, which else wants ports that somebody else may have
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("TRACKPROXY_")}
 STATE = TemporaryDirectory(prefix="trackproxy-test-")  # of what names no folder of its own
@@ -260,7 +261,7 @@ def test_a_port_in_use_is_one_sentence() -> None:
 
 
 def test_the_demo_answers_what_its_banner_says(port: int) -> None:
-    with running("demo", "--listen", f"127.0.0.1:{port}") as proxy:
+    with running("demo", *WEB_ONLY, "--listen", f"127.0.0.1:{port}") as proxy:
         banner = proxy.wait_for("Ctrl-C", proxy.process.stdout)
         targets = re.findall(rf"http://127\.0\.0\.1:{port}(/\S*)", banner)
         assert targets == ["/db/7/42/1.gif", "/t/7/42/3/1/", "/u/7/42/", "/u/7/42/", "/"]
@@ -279,7 +280,7 @@ def test_the_demo_answers_what_its_banner_says(port: int) -> None:
 
 
 def test_one_click_in_the_demo_gets_neither_a_redirect_nor_a_cookie(port: int) -> None:
-    with running("demo", "--listen", f"127.0.0.1:{port}") as proxy:
+    with running("demo", *WEB_ONLY, "--listen", f"127.0.0.1:{port}") as proxy:
         proxy.wait_for("Ctrl-C", proxy.process.stdout)
         answer = fetch(port, "/u/7/42/", b"List-Unsubscribe=One-Click")
         assert answer.status == 200
@@ -287,7 +288,7 @@ def test_one_click_in_the_demo_gets_neither_a_redirect_nor_a_cookie(port: int) -
 
 
 def test_a_demo_session_is_counted_by_the_node_that_it_stays_on(port: int) -> None:
-    with running("demo", "--listen", f"127.0.0.1:{port}", "--balance", "source_hash") as proxy:
+    with running("demo", *WEB_ONLY, "--listen", f"127.0.0.1:{port}", "--balance", "source_hash") as proxy:
         proxy.wait_for("Ctrl-C", proxy.process.stdout)
         first = fetch(port, "/")
         second = fetch(port, "/", Cookie=first.headers["set-cookie"].partition(";")[0])

@@ -179,9 +179,10 @@ class Forwarder:
     async def _secure(self, sock: socket.socket, session: Session, context: ssl.SSLContext) -> None:
         """Shake hands with the client, then begin."""
         linger_s = self.settings.timeouts.linger
+        client = TlsClient(self.tools, self.spawn, linger_s)
         try:
-            _, client = await self._loop.connect_accepted_socket(
-                lambda: TlsClient(self.tools, self.spawn, linger_s),
+            await self._loop.connect_accepted_socket(
+                lambda: client,
                 sock,
                 ssl=context,
                 ssl_handshake_timeout=self.settings.timeouts.tls_handshake,
