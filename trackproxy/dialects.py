@@ -39,8 +39,8 @@ class Dialect:
     continued: a reply may have several lines, all but the last with "-" after the code (RFC 5321, 4.2.1).
     blocks: codes after which a block of lines follows, up to a "." alone (RFC 3977, 3.1.1).
     takes: codes after which the client sends such a block. prompts: after which it sends one more line.
-    unclear: codes that may or may not be followed by a block. opaque: after which nothing can be read.
-    special: all of these together; after other codes the client says its next command.
+    plain: good replies after which the client says its next command. opaque: after which nothing can be read.
+    special: what needs a closer look: blocks, takes, prompts and opaque.
     """
 
     port: int = 0
@@ -53,12 +53,12 @@ class Dialect:
     blocks: frozenset[bytes] = frozenset()
     takes: frozenset[bytes] = frozenset()
     prompts: frozenset[bytes] = frozenset()
-    unclear: frozenset[bytes] = frozenset()
+    plain: frozenset[bytes] = frozenset()
     opaque: frozenset[bytes] = frozenset()
     special: frozenset[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
-        special = self.blocks | self.takes | self.prompts | self.unclear | self.opaque
+        special = self.blocks | self.takes | self.prompts | self.opaque
         object.__setattr__(self, "special", special)
 
     @property
@@ -92,7 +92,7 @@ NNTP = Dialect(
     blocks=_codes("100 101 215 220 221 222 224 225 230 231 282"),
     takes=_codes("335 340"),
     prompts=_codes("381 383"),
-    unclear=_codes("211"),  # GROUP has one line, LISTGROUP more
+    plain=_codes("111 200 201 205 211 223 235 238 239 240 281 283 290"),
     opaque=_codes("206 382"),  # COMPRESS, STARTTLS
 )
 

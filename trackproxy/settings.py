@@ -59,7 +59,6 @@ class Settings(Section):
         min_length=1, description="What clients connect to."
     )
 
-
     @property
     def lasting(self) -> float:
         """How long sessions may keep a worker alive after a reload, in seconds; 0 if there are none."""
@@ -182,12 +181,13 @@ def _shared_ports(settings: Settings) -> Iterator[Problem]:
             for name, service in settings.services.items()
             if service.protocol != "tcp" and _uses(settings, name, node, known.address)
         }
-        if known.address.port and len(users) > 1:
+        if (known.address.port or known.address.path) and len(users) > 1:
             names = " and ".join(f"{name} ({protocol})" for protocol, name in users.items())
+            what = f"port {known.address.port}" if known.address.port else "a socket"
             yield Problem(
                 ("nodes", node, "address"),
-                f"names port {known.address.port}, which {names} cannot share; leave it out, or give each"
-                f" service its own: services.<name>.nodes.{node}.port",
+                f"names {what}, which {names} cannot share; leave it out, or give each service its own:"
+                f" services.<name>.nodes.{node}",
             )
 
 

@@ -321,7 +321,7 @@ def shared(**news: Any) -> dict[str, Any]:
 def test_a_port_of_a_node_is_not_for_two_protocols() -> None:
     assert problem_of(shared()) == (
         "nodes.node1.address: names port 8080, which web (http) and news (nntp) cannot share; leave it out,"
-        " or give each service its own: services.<name>.nodes.node1.port"
+        " or give each service its own: services.<name>.nodes.node1"
     )
 
 

@@ -55,14 +55,14 @@ class Admission:
         self._own = own
         self._all = [own, *others]
 
-    def admit(self, key: int, quota: Quota, now_s: int) -> bool:
+    def admit(self, key: int, quota: Quota, now_s: int) -> bool | None:
         """Count one more session of KEY, if QUOTA allows; NOW_S: the present second, for all workers alike.
 
-        Call `leave` when an admitted session is over.
+        True: call `leave` when the session is over. False: it is one too many. None: it may come, uncounted.
         """
         slot = self._slot(key, now_s)
         if slot is None:
-            return True
+            return None
         open_, rate = slot + OPEN, slot + RATE
         before = self._own[rate]
         self._own[open_] += 1

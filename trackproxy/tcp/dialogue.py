@@ -1,10 +1,10 @@
 """Dialogues: whether a session is between two commands, so that a farewell of ours would be understood.
 
 Promise: `between_commands` is True only if every command of the client has had its whole reply, and the
-client owes nothing: no article, no message, no answer to a challenge. In doubt it is False. The trick:
-commands are lines and replies begin with codes, so counting both is enough. Bytes that are not seen (bulk
-goes through pipes) or that cannot be read (TLS after STARTTLS, compression) take the certainty away, for NNTP
-until the client has asked again and been answered.
+client owes nothing: no article, no message, no answer to a challenge. In doubt it is False, for good. The
+trick: commands are lines and replies begin with codes, so counting both is enough. What takes the certainty
+away: bytes that go by unseen (bulk goes through pipes) or cannot be read (TLS after STARTTLS, compression),
+replies that are not known, and NNTP commands sent before the reply to the last one.
 """
 
 from __future__ import annotations
@@ -14,90 +14,129 @@ import re
 from trackproxy.dialects import Dialect
 
 BLOCK_END = b"\r\n.\r\n"  # RFC 3977, 3.1.1; RFC 5321, 4.1.1.4
-_LAST_LINES = re.compile(rb"^[1-5][0-9][0-9](?![-0-9])", re.MULTILINE)  # of replies that may have several
+_REPLY = re.compile(rb"^([1-5][0-9][0-9])(?: [^\n]*)?\r?$", re.MULTILINE)  # the last line of one
+_MORE = re.compile(rb"^[1-5][0-9][0-9]-[^\n]*$", re.MULTILINE)  # a line before that
 
 
 class Dialogue:
     """What is known of one session of DIALECT; it begins after a good greeting.
 
     Call `asked` with what the client sends and `answered` with what the node does, in the order in which they
-    come, and `unseen` when bytes went by.
+    come, and `unseen` when bytes go by.
     """
 
-    __slots__ = ("_asking", "_blind", "_dialect", "_open", "_owed", "_taking")
+    __slots__ = ("_asking", "_blind", "_dialect", "_listing", "_open", "_owed", "_tail", "_taking")
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._owed = 0  # replies
         self._asking = False  # the client has sent a part of a line, or is to send one that is no command
         self._taking = False  # the client sends a block
-        self._open = False  # a reply may not be complete
-        self._blind = False  # nothing can be read any more
+        self._open = False  # the node sends one
+        self._tail = b""  # the last bytes of that block
+        self._listing = False  # the last command may have been LISTGROUP, whose 211 a block follows
+        self._blind = False  # nothing is certain any more
 
     @property
     def between_commands(self) -> bool:
         """Whether a line of ours would be taken for what it is."""
         return not (self._owed or self._asking or self._taking or self._open or self._blind)
 
+    def unseen(self) -> None:
+        """Bytes of the node, or of the client, go by."""
+        self._blind = True
+
     def asked(self, said: bytes) -> None:
         """Take what the client sent."""
         if self._taking:
-            if said.endswith(BLOCK_END) or said == b".\r\n":
+            if self._ends_block(said):
                 self._taking = False
                 self._owed = 1
             return
-        if self._open and not self._dialect.continued:
-            self._open = False  # NNTP: who asks again has seen the end of the reply
-            self._owed = 0
         lines = said.count(b"\n")
         self._owed += lines
-        self._asking = not lines or said[-1] != 10
+        in_pieces, self._asking = self._asking, not lines or said[-1] != 10
+        if self._dialect.continued:
+            if said[:4].upper() == b"BDAT" or (lines > 1 and b"\nBDAT" in said.upper()):
+                self._blind = True  # RFC 3030: what follows is no command
+        else:
+            if self._owed > 1:
+                self._blind = True
+            self._listing = in_pieces or said[:9].upper() == b"LISTGROUP"
 
     def answered(self, said: bytes) -> None:
         """Take what the node sent."""
-        dialect = self._dialect
         if self._open:
-            self._open = not (dialect.blocks and said.endswith(BLOCK_END))
-            return
-        code = said[:3]
-        if not code.isdigit() or self._owed < 1:
+            if self._ends_block(said):
+                self._open = False
+                self._owed -= 1
+        elif self._owed < 1 or self._taking:
             self._blind = True
-            return
-        if self._taking:  # before the end of the block, as far as that was seen
-            self._taking, self._owed, self._open = False, 0, True
-            return
-        if said.find(b"\n") != len(said) - 1 or said[3:4] == b"-":
-            self._answered_at_length(code, said)
+        elif (
+            said.find(b"\n") != len(said) - 1
+            or said[:3] in self._dialect.special
+            or said[3:4] != b" "
+            or self._listing
+        ):
+            self._answered_specially(said)
+        elif said[:3].isdigit() and (said[:1] in b"45" or self._is_plain(said[:3])):
+            self._owed -= 1
+        else:
+            self._blind = True
+
+    def _is_plain(self, code: bytes) -> bool:
+        """Whether nothing follows a reply with CODE, which is no error."""
+        return code[:1] == b"2" if self._dialect.continued else code in self._dialect.plain
+
+    def _answered_specially(self, said: bytes) -> None:
+        if self._dialect.continued:
+            self._take_replies(said)
+        else:
+            self._take_reply(said)
+
+    def _take_replies(self, said: bytes) -> None:
+        """SMTP: take lines of one or several replies (RFC 5321, 4.2.1)."""
+        dialect = self._dialect
+        codes = _REPLY.findall(said)
+        lines = len(codes) + len(_MORE.findall(said))
+        last = codes[-1] if codes else b""
+        *before, _ = codes or [b""]
+        self._owed -= len(codes)
+        strange = any(code[:1] == b"3" for code in before) or (
+            last[:1] == b"3" and last not in dialect.special
+        )
+        if lines != said.count(b"\n") or not said.endswith(b"\n") or self._owed < 0 or strange:
+            self._blind = True
+        if not dialect.opaque.isdisjoint(codes):
+            self._blind = True
+        self._begin(last)
+
+    def _take_reply(self, said: bytes) -> None:
+        """NNTP: take one line, and what follows it if it announces a block (RFC 3977, 3.1.1)."""
+        dialect, code, size = self._dialect, said[:3], said.find(b"\n") + 1
+        if size and (code in dialect.blocks or (code == b"211" and self._listing)):
+            self._open, self._tail = True, b"\r\n"
+            self.answered(said[size:])
             return
         self._owed -= 1
-        if code in dialect.special:
-            self._open = code in dialect.blocks or code in dialect.unclear
-            self._taking = code in dialect.takes
-            self._asking = code in dialect.prompts
-            self._blind = code in dialect.opaque
+        known = code in dialect.special or code in dialect.plain or code[:1] in (b"4", b"5")
+        if size != len(said) or not known or code in dialect.opaque:
+            self._blind = True
+        self._begin(code)
 
-    def unseen(self) -> None:
-        """Bytes of the node, or of the client, have gone by."""
-        if self._taking or (self._dialect.blocks and not self._blind):
-            self._taking, self._owed, self._open = False, 0, True
-        else:
-            self._blind = True
+    def _begin(self, code: bytes) -> None:
+        """Begin what follows a reply with CODE."""
+        self._taking = code in self._dialect.takes
+        self._tail = b"\r\n"
+        self._asking = self._asking or code in self._dialect.prompts
 
-    def _answered_at_length(self, code: bytes, said: bytes) -> None:
-        """Take several lines, or a part of one."""
-        dialect = self._dialect
-        if code in dialect.opaque:
+    def _ends_block(self, said: bytes) -> bool:
+        """Take more of a block; return whether that was its end. What comes behind it is not understood."""
+        joined = self._tail + said
+        end = joined.find(BLOCK_END)
+        self._tail = joined[-len(BLOCK_END) + 1 :]
+        if end < 0:
+            return False
+        if end + len(BLOCK_END) != len(joined):
             self._blind = True
-            return
-        if dialect.continued and said.endswith(b"\n"):
-            last = _LAST_LINES.findall(said)
-            self._owed -= len(last)
-            self._blind = self._owed < 0
-            self._open = False
-            self._taking = bool(last) and last[-1] in dialect.takes
-            self._asking = self._asking or (bool(last) and last[-1] in dialect.prompts)
-        elif dialect.continued:
-            self._blind = True
-        else:
-            self._owed -= 1
-            self._open = not (code in dialect.blocks and said.endswith(BLOCK_END)) or self._owed > 0
+        return True

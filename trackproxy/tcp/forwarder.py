@@ -210,13 +210,14 @@ class Forwarder:
         now_s = int(self._loop.time())
         held: list[int] = []
         for key, quota in zip(keys, self._quotas, strict=False):
-            if quota.limits and not self._admission.admit(key, quota, now_s):
+            admitted = self._admission.admit(key, quota, now_s) if quota.limits else None
+            if admitted:
+                held.append(key)
+            elif admitted is not None:
                 for other in held:
                     self._admission.leave(other)
                 log.debug("%s: %s has too many connections", self.name, session.source)
                 return False
-            if quota.limits:
-                held.append(key)
         self._keys[session] = held
         return True
 
