@@ -25,7 +25,7 @@ class Served(Protocol):
     open: connections of clients that are not over yet. waiting: who waits for room at an endpoint.
     accepted: connections ever. refused, unavailable: who was sent away for its own fault, and for ours.
     alert: has the endpoint with this number on the board probed at once. on_open: called when a client comes.
-    refresh: makes loads at other workers known that a pick needs.
+    refresh: makes states, and loads at other workers, known before a pick.
     """
 
     name: str

@@ -70,17 +70,13 @@ class Step:
         self._limited = [seat for seat in self._seats if seat.endpoint.max_connections]
         self._looks_elsewhere = any(service.balancer.tracks_load for service in services)
         self._told = {name: 0 for _, name in TOTALS}
-        if board.workers > 1:
-            self._refresh_picks()
+        self._refresh_picks()
         self._version = 0
 
     def take(self, now: float) -> None:
         """Tell and follow; NOW is on CLOCK_MONOTONIC, in seconds."""
         self.tell()
-        version = self._board.version
-        if version != self._version:
-            self._version = version
-            self._follow_states()
+        self._follow_news()
         self._claim()
         self._follow_ejections(now)
         if self._looks_elsewhere:
@@ -111,6 +107,12 @@ class Step:
                 seat.told = now
 
     # --- what the supervisor says ---
+
+    def _follow_news(self) -> None:
+        version = self._board.version
+        if version != self._version:
+            self._version = version
+            self._follow_states()
 
     def _follow_states(self) -> None:
         for seat, state in zip(self._seats, self._states, strict=True):
@@ -154,7 +156,7 @@ class Step:
             seat.service.balancer.set_elsewhere(seat.endpoint, active)
 
     def _refresh_picks(self) -> None:
-        """Let services whose sessions are few and long see loads as they are, not as of the last beat."""
+        """Let services whose sessions are few and long see states and loads as of now, not the last beat."""
         start = 0
         for service in self._services:
             rows = slice(start, start + len(service.endpoints))
@@ -162,6 +164,9 @@ class Step:
             start = rows.stop
 
     def _refresh(self, seats: list[_Seat], rows: slice) -> None:
+        self._follow_news()
+        if self._board.workers == 1:
+            return
         for seat, active in zip(seats, self._board.active_elsewhere(self._number, rows), strict=True):
             seat.service.balancer.set_elsewhere(seat.endpoint, active)
 

@@ -143,10 +143,12 @@ class _Talk:
     async def _expect(self, what: str, codes: frozenset[bytes]) -> str:
         self._prober.awaited = what
         first = line = await self._line(what)
-        for _ in range(MOST_LINES):
-            if not self._dialect.continued or line[3:4] != b"-":
-                break
+        lines = 1
+        while self._dialect.continued and line[3:4] == b"-":
             line = await self._line(what)
+            lines += 1
+            if lines > MOST_LINES:
+                raise ProbeFailed(f"{what}: more than {MOST_LINES} lines")
         code = first[:3]
         if code not in codes or not code.isdigit() or first[3:4].isdigit():
             self._writer.write(self._dialect.script[-1].line.encode() + b"\r\n")
