@@ -31,16 +31,18 @@ def judge(dialect: Dialect, said: bytes) -> Greeting:
         found = _judge_line(dialect, line)
         if found is not Greeting.PARTIAL:
             return found
-    code = rest[:3]
-    if code and not (code.isdigit() and b"1" <= code[:1] <= b"5"):
-        return Greeting.MALFORMED
-    return Greeting.PARTIAL
+    return Greeting.PARTIAL if not rest or _may_be_code(rest[:3]) else Greeting.MALFORMED
+
+
+def _may_be_code(text: bytes) -> bool:
+    """Whether TEXT is a reply code, or the beginning of one (RFC 3977, 3.2; RFC 5321, 4.2.1)."""
+    return text.isdigit() and b"1" <= text[:1] <= b"5"
 
 
 def _judge_line(dialect: Dialect, line: bytes) -> Greeting:
     """Return what one complete line means; PARTIAL if another one follows."""
     code, mark = line[:3], line[3:4]
-    if len(code) < 3 or not code.isdigit() or mark not in (b" ", b"-", b"\r", b""):
+    if len(code) < 3 or not _may_be_code(code) or mark not in (b" ", b"-", b"\r", b""):
         return Greeting.MALFORMED
     if code not in dialect.greetings:
         return Greeting.REFUSED
