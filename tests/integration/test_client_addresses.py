@@ -219,3 +219,26 @@ async def test_tls_that_passes_through_is_not_looked_at(stage: Stage, certificat
     await client.send(b"\x16\x03\x01")
     server = await node.connected()
     assert await server.exactly(3) == b"\x16\x03\x01"
+
+
+async def test_a_tls_client_that_is_gone_before_the_greeting_leaves_nothing_behind(
+    stage: Stage, certificate: Path
+) -> None:
+    async def silent(exchange: Exchange) -> None:
+        """Never greet."""
+
+    node = await stage.start_node(silent)
+    address = await start_mail(
+        stage, [node], tls="terminate", certificate=str(certificate), per_client={"max_connections": 1}
+    )
+    _, writer = await secured(address)
+    server = await node.connected()
+    writer.transport.abort()
+    assert await server.ends_within(DEADLINE_S)
+    service = stage.workers[0].services["mail"]
+    async with asyncio.timeout(DEADLINE_S):
+        while service.open:
+            await settle()
+    assert [endpoint.active for endpoint in service.endpoints] == [0]
+    await secured(address)
+    await node.connected(2)  # its place was given back

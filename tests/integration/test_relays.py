@@ -160,6 +160,14 @@ async def test_a_reset_is_passed_on_as_one(stage: Stage, by_client: bool) -> Non
     await ended(stage)
 
 
+async def test_a_reset_after_a_half_close_is_passed_on_too(stage: Stage) -> None:
+    client, server, _ = await session(stage)
+    client.half_close()
+    assert await server.rest() == b""
+    client.reset()
+    await ended(stage)
+
+
 async def test_the_last_words_of_a_node_that_resets_reach_the_client(stage: Stage) -> None:
     client, server, _ = await session(stage)
     await server.send(b"421 too many errors\r\n")

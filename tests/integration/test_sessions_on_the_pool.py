@@ -154,6 +154,25 @@ async def test_one_client_cannot_take_the_sessions_of_another(stage: Stage) -> N
     assert told == [True, False, True, True, False, True]
 
 
+async def test_whom_its_own_limit_refuses_takes_nothing_from_the_others(stage: Stage) -> None:
+    (node,) = await named(stage, "n1")
+    address = await start_mail(
+        stage,
+        [node],
+        max_connection_rate=15,
+        per_client={"max_connections": 1},
+        accept_proxy_protocol=True,
+        trusted_proxies=["127.0.0.0/8"],
+    )
+    told = []
+    for number in [1] * 40 + [2]:
+        client = await stage.connect(address)
+        await client.send(f"PROXY TCP4 192.0.2.{number} 127.0.0.1 4000 25\r\n".encode())
+        told.append(await client.until(b"\r\n"))
+    assert told.count(b"220 n1\r\n") == 2
+    assert told[-1] == b"220 n1\r\n"
+
+
 # --- ends ---
 
 

@@ -84,7 +84,6 @@ class Forwarder:
             Quota(settings.max_connections, settings.max_connection_rate),
             Quota(settings.per_client.max_connections, settings.per_client.max_connection_rate),
         )
-        self._limits_clients = self._quotas[1].limits
         self._limits = any(quota.limits for quota in self._quotas)
         self._keys: dict[Session, list[int]] = {}
         self._looks_at_clients = settings.balance == "source_hash"
@@ -94,6 +93,8 @@ class Forwarder:
             if settings.tls == "terminate"
             else None
         )
+        self._shaking = 0  # clients whose TLS handshake is under way
+        self._waking = False
         self._draining = False
         self._on_end: Callable[[], None] = _nothing
         self._tasks: set[asyncio.Task[object]] = set()
@@ -109,7 +110,7 @@ class Forwarder:
     @property
     def connections(self) -> int:
         """How many file descriptors the connections of both sides, and pipes, take."""
-        return 2 * (len(self.open) + self.tools.pipes.lent)
+        return 2 * (len(self.open) + self.tools.pipes.lent) + self._shaking
 
     async def listen(self, listener: socket.socket) -> Listening:
         """Take connections from LISTENER until what is returned is closed; the socket stays open."""
@@ -180,6 +181,7 @@ class Forwarder:
         """Shake hands with the client, then begin."""
         linger_s = self.settings.timeouts.linger
         client = TlsClient(self.tools, self.spawn, linger_s)
+        self._shaking += 1
         try:
             await self._loop.connect_accepted_socket(
                 lambda: client,
@@ -194,6 +196,12 @@ class Forwarder:
             if isinstance(error, asyncio.CancelledError):
                 raise
             return
+        finally:
+            self._shaking -= 1
+        if client.lost or client.transport.is_closing():
+            self._forget_limits(session)
+            client.transport.abort()
+            return
         client.gone, client.over = session.client_gone, session.over
         self._open(session)
         session.begin(client)
@@ -204,13 +212,16 @@ class Forwarder:
 
     def _admit(self, session: Session) -> bool:
         """Count a session under all limits that it falls under, or under none if one of them is reached."""
-        keys = [key_of(self.name)]
-        if self._limits_clients:
-            keys.append(key_of(self.name, _client_text(session.source)))
+        service, client = self._quotas
+        wanted: list[tuple[int, Quota]] = []
+        if client.limits:  # first, so that whom its own limit refuses takes nothing from the others
+            wanted.append((key_of(self.name, _client_text(session.source)), client))
+        if service.limits:
+            wanted.append((key_of(self.name), service))
         now_s = int(self._loop.time())
         held: list[int] = []
-        for key, quota in zip(keys, self._quotas, strict=False):
-            admitted = self._admission.admit(key, quota, now_s) if quota.limits else None
+        for key, quota in wanted:
+            admitted = self._admission.admit(key, quota, now_s)
             if admitted:
                 held.append(key)
             elif admitted is not None:
@@ -251,8 +262,7 @@ class Forwarder:
             session.wait()
             return
         if endpoint is None:
-            self.unavailable += 1
-            session.refuse(Reason.UNAVAILABLE)
+            self.give_up(session)
             return
         endpoint.cells[Counter.ACTIVE] = endpoint.own
         if session.tried:
@@ -287,8 +297,12 @@ class Forwarder:
         if session.may_try and not failure.local:
             self.seek(session)
         else:
-            self.unavailable += 1
-            session.refuse(Reason.UNAVAILABLE)
+            self.give_up(session)
+
+    def give_up(self, session: Session) -> None:
+        """The time of SESSION is over, which is not the fault of the node that it waits for."""
+        self.unavailable += 1
+        session.refuse(Reason.UNAVAILABLE)
 
     def joined(self, session: Session) -> None:
         """The node of SESSION has greeted."""
@@ -326,10 +340,18 @@ class Forwarder:
 
     def wake(self) -> None:
         """There may be room now."""
-        for session in [*self.waiting]:
-            if any(one.has_room and self.balancer.counts(one) for one in self.endpoints):
-                session.waited = False
-                self.seek(session)
+        if self._waking:
+            return  # whoever wakes goes on for as long as there is room
+        self._waking = True
+        try:
+            for session in [*self.waiting]:
+                if not any(one.has_room and self.balancer.counts(one) for one in self.endpoints):
+                    break
+                if session in self.waiting:
+                    session.waited = False
+                    self.seek(session)
+        finally:
+            self._waking = False
 
     def follow(self) -> None:
         """States have changed."""
@@ -345,14 +367,15 @@ class Forwarder:
 
     def _move_all(self, endpoint: Endpoint, failure: Failed) -> None:
         for session in self._sessions_at(endpoint):
-            if session.stage is Stage.DIALLING:
+            if session.stage is Stage.DIALLING and session.endpoint is endpoint:
                 session.move_on(failure)
 
     def end(self, endpoint: Endpoint) -> None:
         """End what is left at ENDPOINT."""
         self._move_all(endpoint, Failed(None, Counter.LOST, "the node was taken out"))
         for session in self._sessions_at(endpoint):
-            session.part(Reason.LEAVING)
+            if session in self.open and session.endpoint is endpoint:
+                session.part(Reason.LEAVING)
 
     def _sessions_at(self, endpoint: Endpoint) -> list[Session]:
         return [one for one in self.open if isinstance(one, Session) and one.endpoint is endpoint]
@@ -398,7 +421,10 @@ class Forwarder:
         """End everything at once: with a farewell where that is certain to be understood."""
         for task in self._tasks:
             task.cancel()
+        self.waiting.clear()  # nobody is served any more, whatever room there will be
         for one in [*self.open]:
+            if one not in self.open:
+                continue
             if isinstance(one, Session):
                 one.part(Reason.LEAVING)
             else:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 ENDING = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+ERROR = select.EPOLLERR
 BROKEN = select.EPOLLHUP | select.EPOLLERR
 WRITABLE = select.EPOLLOUT
 CHANGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
@@ -73,7 +74,10 @@ class Poller:
     def _go_on(self) -> None:
         again, self._again = self._again, []
         for work in again:
-            work()
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - nobody else would be told again what waits for it
+                self._report(error)
 
     def _turn(self) -> None:
         self._turning = True

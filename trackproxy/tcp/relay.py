@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from trackproxy.tcp.pipes import SIZE_BYTES, Pipe
-from trackproxy.tcp.poller import ENDING, READABLE, WRITABLE
+from trackproxy.tcp.poller import ENDING, ERROR, READABLE, WRITABLE
 from trackproxy.tcp.way import keep_alive
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Side:
         "_held",
         "_in_pipe",
         "_pipe",
+        "_queued",
         "_receive",
         "_relay",
         "_send",
@@ -95,12 +96,16 @@ class Side:
         self._heard = heard
         self._held = b""
         self._bulk = False
+        self._queued = False  # its turn is to come
         self._before = 0  # moved, when bulk began to move last
         self._pipe: Pipe | None = None
         self._in_pipe = 0
 
     def on_event(self, events: int) -> None:
         """Something has changed at the socket."""
+        if self.ended and events & ERROR:  # reset after its end, which it had sent in good order
+            self._relay.broke(self)
+            return
         if events & READABLE and not self.blocked and not self.ended:
             if self._bulk:
                 self._pump_bulk()
@@ -178,7 +183,7 @@ class Side:
 
     def _pump_bulk(self) -> None:
         """Pass on as much as both sides can, or as is this side's turn."""
-        if not self._bulk or self.blocked or self.ended or self._relay.is_over:
+        if self._queued or not self._bulk or self.blocked or self.ended or self._relay.is_over:
             return
         if self._pipe is None:
             self._pipe = self._relay.tools.pipes.lend()
@@ -190,7 +195,16 @@ class Side:
         for _ in range(ROUNDS):
             if not self._fill(self._pipe) or not self._empty(self._pipe):
                 return
-        self._relay.tools.poller.soon(self._pump_bulk)
+        self._pump_later()
+
+    def _pump_later(self) -> None:
+        """Let others have their turn first."""
+        self._queued = True
+        self._relay.tools.poller.soon(self._pump_on)
+
+    def _pump_on(self) -> None:
+        self._queued = False
+        self._pump_bulk()
 
     def _fill(self, pipe: Pipe) -> bool:
         """Fill the pipe; return whether there is anything in it."""
@@ -247,7 +261,7 @@ class Side:
             if not self._pass_on(piece):
                 return
         self._bulk = True
-        self._relay.tools.poller.soon(self._pump_bulk)
+        self._pump_later()
 
     def let_go(self) -> None:
         """Give the pipe back, and what is in it up."""
@@ -267,11 +281,20 @@ class Side:
         """The connection of this side has broken: pass on what it had sent before, as far as that goes."""
         with suppress(OSError):
             if self._held:
-                self.other._send(self._held)
+                sent = self.other._send(self._held)
+                self.moved += sent
+                if sent < len(self._held):
+                    return  # what comes after a hole would be taken for something else
             elif self._in_pipe and self._pipe is not None:
-                os.splice(self._pipe[0], self.other._fd, self._in_pipe, flags=FLAGS)
+                sent = os.splice(self._pipe[0], self.other._fd, self._in_pipe, flags=FLAGS)
+                self.moved += sent
+                if sent < self._in_pipe:
+                    return
             while not self.ended and (piece := self._receive(PIECE_BYTES)):
-                self.moved += self.other._send(piece)
+                sent = self.other._send(piece)
+                self.moved += sent
+                if sent < len(piece):
+                    return
 
 
 class Relay:

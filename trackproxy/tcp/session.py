@@ -53,6 +53,7 @@ class Session:
         "_dial",
         "_forwarder",
         "_give_up",
+        "_had_its_time",
         "_joined",
         "_kept",
         "_reported",
@@ -86,6 +87,7 @@ class Session:
         self._joined: Joined | None = None
         self._reported = (0, 0)
         self._kept = False
+        self._had_its_time = True  # a node whose time is over now is to blame, not those before it
 
     def begin(self, client: Client) -> None:
         """Look for a node for CLIENT, which ends with the session."""
@@ -135,7 +137,9 @@ class Session:
         """A node has its time to take the connection, or, once it has, to greet."""
         settings = self._forwarder.settings
         wait_s = settings.greeting_timeout if connected else settings.timeouts.connect
-        self.deadline = min(self._forwarder.sweep.now + wait_s, self._give_up)
+        due = self._forwarder.sweep.now + wait_s
+        self._had_its_time = due <= self._give_up
+        self.deadline = min(due, self._give_up)
 
     def failed(self, dial: Dial, failure: Failed) -> None:
         """The endpoint has not taken the session: hold it against it, and try another one."""
@@ -248,8 +252,12 @@ class Session:
     def expire(self) -> None:
         """The deadline has passed."""
         match self.stage:
+            case Stage.WAITING if not self.may_try:
+                self._forwarder.give_up(self)
             case Stage.WAITING:
                 self._forwarder.seek(self)
+            case Stage.DIALLING if not self.may_try and not self._had_its_time:
+                self._forwarder.give_up(self)
             case Stage.DIALLING:
                 assert self._dial is not None
                 self._dial.silent()

@@ -38,6 +38,7 @@ class TlsClient(asyncio.Protocol):
         # The session looks after silence.
         self._waits = Waits(math.inf, linger_s, linger_s)
         self._leaving = False
+        self.lost = False  # the connection is gone
         self._joined: TlsRelay | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -48,10 +49,11 @@ class TlsClient(asyncio.Protocol):
         """It has been sent off: what it says is of no interest."""
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
         if self._leaving:
             self.over()
         elif self._joined is not None:
-            self._joined.abort()
+            self._joined.client_lost()
         else:
             self.gone()
 
@@ -71,11 +73,12 @@ class TlsClient(asyncio.Protocol):
 
     def send_off(self, line: bytes) -> None:
         self._leaving = True
-        if self.transport.is_closing():
-            return
-        self.transport.write(line)
-        self.transport.resume_reading()
-        self.transport.close()
+        if self.lost:
+            self.over()
+        elif not self.transport.is_closing():
+            self.transport.write(line)
+            self.transport.resume_reading()
+            self.transport.close()
 
     def part(self, line: bytes, joined: Joined) -> None:
         assert isinstance(joined, TlsRelay)
@@ -83,7 +86,10 @@ class TlsClient(asyncio.Protocol):
 
     def drop(self) -> None:
         self._leaving = True
-        self.transport.abort()
+        if self.lost:
+            self.over()
+        else:
+            self.transport.abort()
 
     expire = drop
 
@@ -111,6 +117,7 @@ class TlsRelay:
         self._moved = [0, 0]
         self._tunnel: _CountedTunnel | None = None
         self._over = False
+        self._closing = False
 
     def greet(self, greeting: bytes) -> None:
         """Pass the node's greeting on."""
@@ -121,9 +128,15 @@ class TlsRelay:
     async def start(self) -> None:
         """Pass on bytes both ways."""
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_accepted_socket(_Held, self._node)
-        if self._over:
+        try:
+            transport, _ = await loop.connect_accepted_socket(_Held, self._node)
+        except BaseException:
+            self._node.close()
+            self.client_lost()
+            raise
+        if self._over or self._client.is_closing():
             transport.abort()
+            self.client_lost()
             return
         ends = (self._client, transport)
         self._tunnel = _CountedTunnel(ends, self._tools.sweep, self._waits, self._end, client_stalled=False)
@@ -153,8 +166,12 @@ class TlsRelay:
             (self._dialogue.asked if from_client else self._dialogue.answered)(data)
 
     def close(self, line: bytes) -> None:
-        """Tell the client LINE, and end both sides in good order."""
+        """Tell the client LINE, and end both sides in good order; at once, if asked again."""
         assert self._tunnel is not None
+        if self._closing:
+            self._tunnel.abort()
+            return
+        self._closing = True
         self._client.write(line)
         self._tunnel.close()
 
@@ -165,9 +182,15 @@ class TlsRelay:
         """End both sides at once."""
         if self._tunnel is not None:
             self._tunnel.abort()
-        elif not self._over:
-            self._client.abort()
-            self._end()
+        else:
+            self.client_lost()
+
+    def client_lost(self) -> None:
+        """The client is gone: nothing will be heard of it, so this is the end."""
+        if self._tunnel is not None:
+            self._tunnel.abort()
+        self._client.abort()
+        self._end()
 
     def _end(self) -> None:
         if not self._over:
