@@ -46,7 +46,8 @@ class Settings(Section):
         default="info", description="The least that is worth a log line."
     )
     grace: Duration = Field(
-        default=30, description="How long open requests and tunnels may go on after SIGTERM or a reload."
+        default=30,
+        description="How long what is open may go on after SIGTERM, or after a reload if it is no session.",
     )
     session_grace: Duration = Field(
         default=3600, description="How long sessions (NNTP, SMTP, TCP) may go on after a reload."

@@ -238,13 +238,19 @@ async def test_clients_that_wait_in_the_accept_queue_of_a_worker_that_retires_ar
 # --- the board ---
 
 
-async def test_a_better_node_whose_room_another_worker_has_is_waited_for(stage: Stage) -> None:
-    nodes = await named(stage, "n1", "n2")
+def shared_board() -> Board:
+    """A board for two endpoints and two workers; the test is the supervisor, and the second worker."""
     made = Board.create(2, 2)
     board = Board.open(made.fd)
     made.close()
     for cell in range(2):
         board.state(cell)[State.WEIGHT] = 1
+    return board
+
+
+async def test_a_better_node_whose_room_another_worker_has_is_waited_for(stage: Stage) -> None:
+    nodes = await named(stage, "n1", "n2")
+    board = shared_board()
     board.leases(0)[0] = -1  # the other worker has it
     board.publish()
     address = await start_mail(
@@ -265,11 +271,7 @@ async def test_a_better_node_whose_room_another_worker_has_is_waited_for(stage: 
 
 async def test_a_node_that_is_full_at_another_worker_is_not_waited_for(stage: Stage) -> None:
     nodes = await named(stage, "n1", "n2")
-    made = Board.create(2, 2)
-    board = Board.open(made.fd)
-    made.close()
-    for cell in range(2):
-        board.state(cell)[State.WEIGHT] = 1
+    board = shared_board()
     board.leases(0)[0] = -1
     board.counters(1, 0)[Counter.ACTIVE] = 1
     board.publish()
@@ -284,11 +286,7 @@ async def test_a_node_that_is_full_at_another_worker_is_not_waited_for(stage: St
 
 async def test_sessions_see_what_other_workers_have_open_now(stage: Stage) -> None:
     nodes = await named(stage, "n1", "n2")
-    made = Board.create(2, 2)
-    board = Board.open(made.fd)
-    made.close()
-    for cell in range(2):
-        board.state(cell)[State.WEIGHT] = 1
+    board = shared_board()
     board.publish()
     address = await start_mail(stage, [*nodes], board=board)
     board.counters(1, 0)[Counter.ACTIVE] = 3

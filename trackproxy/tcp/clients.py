@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from trackproxy.tcp.poller import BROKEN, READABLE
-from trackproxy.tcp.relay import NO_LINGER, Relay
+from trackproxy.tcp.relay import Relay
+from trackproxy.tunnel import NO_LINGER
 
 if TYPE_CHECKING:
     from trackproxy.tcp.dialogue import Dialogue

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from trackproxy.tcp.pipes import SIZE_BYTES, Pipe
 from trackproxy.tcp.poller import ENDING, ERROR, READABLE, WRITABLE
 from trackproxy.tcp.way import keep_alive
+from trackproxy.tunnel import NO_LINGER
 
 if TYPE_CHECKING:
     from trackproxy.clock import Sweep
@@ -32,7 +32,6 @@ PIECE_BYTES = 16 * 1024
 BURST_BYTES = 4 * PIECE_BYTES  # after so much at once, what comes next is likely to be bulk, too
 ROUNDS = 16  # of bulk, until others have their turn
 FLAGS = getattr(os, "SPLICE_F_MOVE", 1) | getattr(os, "SPLICE_F_NONBLOCK", 2)
-NO_LINGER = struct.pack("ii", 1, 0)  # struct linger: on, for no second
 
 
 class Owner(Protocol):
