@@ -11,6 +11,8 @@ Its layout, in cells (64-bit signed integers) of one mapped file; each area begi
     wants      endpoints             the worker
     counters   Counter x endpoints   the worker
     clients    CLIENTS               the worker; see `pool.admission`
+    learned    LEARNED               the worker; see `pool.learned`
+    rates      RATES                 the worker; see `pool.rates`
 
 Tables lie kind by kind (all endpoints' ACTIVE, then all endpoints' TUNNELS, …), because every worker reads
 some kinds for all endpoints many times a second. The row of one endpoint is therefore a slice with a stride.
@@ -19,7 +21,8 @@ Promise: one writer per cell, so no locks; and nothing is ever misread, although
 moment. The trick: a cell is aligned, CPython copies an item of format "q" as one word, and a kill falls
 between two machine instructions, so a store has happened or it has not. No two cells have to agree: a killed
 worker leaves at most its last request counted in some totals and not in others, and gauges that `retire`
-clears. Its replacement adds to the totals it finds, so that sums never run backwards.
+clears. (Where two say one thing together, as in `learned`, readers look twice.) Its replacement adds to the
+totals it finds, so that sums never run backwards.
 
 Order: x86-64 shows stores in the order they were made. A machine that does not may show a new version some
 nanoseconds before the states it stands for; they are read with the next version then.
@@ -49,6 +52,8 @@ BUCKETS_S: tuple[float, ...] = (
 # fmt: on
 HISTOGRAM = len(BUCKETS_S) + 1  # cells of a histogram; the last one is for everything above
 CLIENTS = 24576  # cells of a worker's table of clients; what they mean is in `pool.admission`
+LEARNED = 32768  # cells of a worker's table of sessions; what they mean is in `pool.learned`
+RATES = 24576  # cells of a worker's table of how fast clients come; see `pool.rates`
 ALL = slice(None)
 
 
@@ -65,6 +70,7 @@ class State(IntEnum):
     PARDONS = 3  # how many times a good probe has ended an ejection; moves only upwards
     ENDS = 4  # how many times what is left here was ordered to end; moves only upwards
     ELSEWHERE = 5  # requests open at workers that are not on this board (an older generation)
+    STICKY = 6  # clients that belong to a draining node: 0 they stay, 1 they move
 
 
 class Counter(IntEnum):
@@ -97,7 +103,14 @@ class Counter(IntEnum):
     DURATION_SUM_US = 20
     BYTES_UP = 21  # passed on by sessions, to the node
     BYTES_DOWN = 22  # and from it
-    CONNECT_TIME = 23
+    STICKY_NEW = 23  # clients that were given to it
+    STICKY_KEPT = 24  # requests that followed their stickiness
+    MOVED_DRAIN = 25  # clients that belonged to it and were served elsewhere, by cause: it is draining,
+    MOVED_DISABLED = 26  # it is disabled,
+    MOVED_DOWN = 27  # it is down or ejected,
+    MOVED_FULL = 28  # it has no room,
+    MOVED_FAILED = 29  # an attempt there has failed
+    CONNECT_TIME = 30
     WHOLE = CONNECT_TIME + HISTOGRAM
     FIRST_BYTE = WHOLE + HISTOGRAM
     DURATION = FIRST_BYTE + HISTOGRAM
@@ -115,7 +128,11 @@ class Process(IntEnum):
     WAITING = 2  # requests in queues
     ACCEPTED = 3  # totals from here: connections taken,
     REFUSED = 4  # requests that we answered with 4xx,
-    UNAVAILABLE = 5  # and with 5xx
+    UNAVAILABLE = 5  # and with 5xx,
+    STICKY_FORGED = 6  # cookies of stickiness that were not ours,
+    STICKY_EXPIRED = 7  # too old,
+    STICKY_UNKNOWN = 8  # or of a node that is no longer configured,
+    LIMITED = 9  # requests and connections refused for their client's limits or the service's
 
 
 PROCESS_GAUGES = frozenset({Process.CONNECTIONS, Process.WAITING})
@@ -133,13 +150,14 @@ _MAGIC = int.from_bytes(b"TPBOARD\0", "big")
 # A package that is upgraded under a running supervisor may have other cells, so the number follows from them.
 # Its first item is for what they do not show, such as the order of areas.
 _CELLS = [(kind.__name__, [(cell.name, cell.value) for cell in kind]) for kind in (State, Counter, Process)]
-_LAYOUT = zlib.crc32(repr((2, LINE, CLIENTS, BUCKETS_S, _CELLS)).encode())
+_LAYOUT = zlib.crc32(repr((3, LINE, CLIENTS, LEARNED, RATES, BUCKETS_S, _CELLS)).encode())
+_OWN = 7  # areas of each worker
 
 
 def _places(endpoints: int, workers: int) -> tuple[list[slice], int]:
     """Return where each area lies, in the order of the layout, and the cells of the whole."""
     shared = [len(_Header), len(State) * endpoints, *[endpoints] * workers]
-    own = [len(Process), endpoints, endpoints, ROW * endpoints, CLIENTS]
+    own = [len(Process), endpoints, endpoints, ROW * endpoints, CLIENTS, LEARNED, RATES]
     places, start = [], 0
     for cells in shared + own * workers:
         places.append(slice(start, start + cells))
@@ -160,9 +178,8 @@ class Board:
         self._header, self._states = self._areas[:2]
         own = self._areas[2 + workers :]
         self._leases = self._areas[2 : 2 + workers]
-        self._processes, self._claims, self._wants, self._counters, self._clients = (
-            own[n::5] for n in range(5)
-        )
+        self._processes, self._claims, self._wants, self._counters = (own[n::_OWN] for n in range(4))
+        self._clients, self._learned, self._rates = (own[n::_OWN] for n in range(4, _OWN))
 
     @classmethod
     def create(cls, endpoints: int, workers: int) -> Board:
@@ -244,6 +261,14 @@ class Board:
         """Whose sessions the worker has open; see `pool.admission`."""
         return _of(self._clients, worker)[:]
 
+    def learned(self, worker: int) -> memoryview:
+        """Which node has which session, as the worker has learned it; see `pool.learned`."""
+        return _of(self._learned, worker)[:]
+
+    def rates(self, worker: int) -> memoryview:
+        """How fast clients have come to the worker; see `pool.rates`."""
+        return _of(self._rates, worker)[:]
+
     def active_elsewhere(self, worker: int, rows: slice = ALL) -> list[int]:
         """Requests open at each endpoint at all workers but this one, those of older generations included.
 
@@ -277,6 +302,7 @@ class Board:
 
         Call it when that process has been waited for, and before another one starts in its place: in between
         the supervisor is the one writer of these cells. Leases are the supervisor's all along, and stay.
+        So do `learned`, which is true without the worker that wrote it, and `rates`, which only time ends.
         """
         process = self.process(worker)
         for cell in PROCESS_GAUGES:

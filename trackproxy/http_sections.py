@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from trackproxy.sections import EndpointSettings, ProbeTimes, Section, Service, host_name
+from trackproxy.presets import PRESETS
+from trackproxy.route_sections import (
+    Agents,
+    ClientQuota,
+    OptionalSticky,
+    Probe,
+    Route,
+    Sticky,
+    merged,
+)
+from trackproxy.sections import EndpointSettings, Section, Service
+from trackproxy.tls_sections import Tls, UpstreamTls
 from trackproxy.units import (
+    Address,
     Count,
     Duration,
+    ListenAddress,
     Name,
     Network,
     PositiveSize,
     Size,
     SizeOrUnlimited,
-    Statuses,
     Token,
     quoted,
     whole,
 )
 
 KIB = 1024
-HTTP_PORT = 80  # of a node that names none
-
-
-def _target(text: str) -> str:
-    if not re.fullmatch(r"/[!-~]*", text) or "#" in text:
-        raise ValueError(f'must be a path such as "/health", in ASCII and without spaces, not {quoted(text)}')
-    return text
+HTTP_PORT, HTTPS_PORT = 80, 443  # of a node that names none
 
 
 class Timeouts(Section):
@@ -47,6 +53,8 @@ class Timeouts(Section):
         default=3, description="How long a request goes on after its client closed its sending side."
     )
     linger: Duration = Field(default=2, description="Reading on after a refusal, so that the client sees it.")
+    tls_handshake: Duration = Field(default=10, description="Until a client's TLS handshake is complete.")
+    proxy_header: Duration = Field(default=3, description="Until a trusted proxy has said who the client is.")
 
 
 class Retry(Section):
@@ -76,6 +84,9 @@ class Limits(Section):
     chunk_extension: Size = Field(default=256, description="Extensions of one chunk.")
     trailer: Size = Field(default=8 * KIB, description="Trailer section after a chunked body.")
     interim: Count = Field(default=16, description="Interim (1xx) answers to one request.")
+    body_rate: Size = Field(
+        default=100, description="Bytes a second, on average, of a body that comes slowly; 0 is not asked."
+    )
 
 
 class Queue(Section):
@@ -93,30 +104,21 @@ class Keepalive(Section):
     idle: Duration = Field(default=30, description="How long each is kept; less than the node would.")
 
 
-class Probe(ProbeTimes):
-    """How endpoints are checked, whether there is traffic or not."""
-
-    type: Literal["http", "tcp", "off"] = Field(
-        default="http", description="An HTTP request, a connection alone, or nothing."
-    )
-    method: Token = Field(default="GET", description="Method of an HTTP probe.")
-    path: Annotated[str, AfterValidator(_target)] = Field(
-        default="/", description="Path and query of an HTTP probe."
-    )
-    host: Annotated[str, AfterValidator(host_name)] = Field(
-        default="", description="Host of an HTTP probe; empty is the endpoint's own address."
-    )
-    expect: list[Statuses] = Field(
-        default=["200-499"], min_length=1, description="Statuses of a healthy answer to an HTTP probe."
-    )
-    text: str = Field(default="", description="Text that the first 64 KiB of such an answer must contain.")
-
-
 class HttpService(Service):
     """An HTTP service: tracking and web pages."""
 
     protocol: Literal["http"] = Field(description="What the service speaks.")
+    listen: list[ListenAddress] = Field(
+        default=[], description='":8080" (every interface), "[::1]:8080" or "unix:/path"; without TLS.'
+    )
+    preset: str = Field(default="", description="Routes for a list manager, after your own; see the README.")
     trusted_proxies: list[Network] = Field(default=[], description="Peers whose X-Forwarded-For is believed.")
+    accept_proxy_protocol: bool = Field(
+        default=False, description="Trusted proxies begin with a PROXY protocol header, v1 or v2."
+    )
+    max_connections: Count = Field(
+        default=0, description="Connections of clients at once; the next one gets 503. 0 is no limit."
+    )
     max_body: SizeOrUnlimited = Field(default=0, description="Largest request body; 0 is unlimited.")
     forwarded: bool = Field(default=False, description="Send Forwarded (RFC 7239) to nodes, too.")
     via: Token = Field(default="trackproxy", description="The proxy's name in Via (RFC 9110, 7.6.3).")
@@ -126,6 +128,12 @@ class HttpService(Service):
     limits: Limits = Field(default=Limits(), description="The largest messages that are accepted.")
     queue: Queue = Field(default=Queue(), description="Requests that wait while every endpoint is full.")
     keepalive: Keepalive = Field(default=Keepalive(), description="Connections to nodes that are kept.")
+    sticky: OptionalSticky = Field(default=Sticky(), description="How clients stay at one node.")
+    tls: Tls = Field(default=Tls(), description="TLS towards clients.")
+    upstream_tls: UpstreamTls = Field(default=UpstreamTls(), description="TLS towards nodes.")
+    per_client: ClientQuota = Field(default=ClientQuota(), description="What one client may have.")
+    agents: Agents = Field(default=Agents(), description="Tags for scanners and prefetchers.")
+    routes: list[Route] = Field(default=[], description="Traffic classes; the first that matches counts.")
     nodes: dict[Name, EndpointSettings] = Field(
         default={}, description="The nodes of this service, and what it changes about them; empty is all."
     )
@@ -138,4 +146,95 @@ class HttpService(Service):
     @property
     def default_port(self) -> int:
         """The port of a node that names none."""
-        return HTTP_PORT
+        return HTTPS_PORT if self.upstream_tls.enabled else HTTP_PORT
+
+    @property
+    def picks_by(self) -> str:
+        """The policy by which endpoints are picked."""
+        return "source_hash" if self.sticky and self.sticky.mode == "source_hash" else self.balance
+
+    @property
+    def listeners(self) -> list[Address]:
+        """Where clients connect, those with TLS last."""
+        return [*self.listen, *self.tls.listen]
+
+    @property
+    def tls_listeners(self) -> int:
+        """How many of the listeners, at the end, are for TLS."""
+        return len(self.tls.listen)
+
+    @property
+    def all_routes(self) -> list[Route]:
+        """Your routes, then those of the preset; what yours with a preset's name says goes into that one."""
+        own = {route.name: route for route in self.routes}
+        preset = {
+            row.name: Route(
+                name=row.name,
+                path=list(row.prefixes),
+                regex=row.regex,
+                method=list(row.methods),
+                sticky=None if row.sticky else Sticky(),
+            )
+            for row in PRESETS.get(self.preset, ())
+        }
+        first = [route for name, route in own.items() if name not in preset or _has_pattern(route)]
+        rest = [_changed(route, own[name]) if name in own else route for name, route in preset.items()]
+        taken = {route.name for route in first}
+        return [*first, *(route for route in rest if route.name not in taken)]
+
+    def as_seen_by(self, route: Route) -> HttpService:
+        """Return the service with what ROUTE has of its own."""
+        changes = {
+            "balance": route.balance or self.balance,
+            "sticky": route.sticky or self.sticky,
+            "probe": route.probe or self.probe,
+            "timeouts": merged(self.timeouts, route.timeouts),
+            "retry": merged(self.retry, route.retry),
+        }
+        if route.nodes:
+            changes["nodes"] = {name: self.nodes.get(name, EndpointSettings()) for name in route.nodes}
+        return self.model_copy(update=changes)
+
+    def contradictions(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield keys whose values are right alone and wrong together, and why."""
+        if not self.listeners:
+            yield ("listen",), 'is required, such as [":80"]'
+        if self.accept_proxy_protocol and not self.trusted_proxies:
+            yield ("accept_proxy_protocol",), 'needs trusted_proxies, such as ["10.0.0.0/8"]'
+        if self.preset and self.preset not in PRESETS:
+            known = ", ".join(quoted(name) for name in PRESETS)
+            yield ("preset",), f"must be one of {known}, not {quoted(self.preset)}"
+        for section in ("tls", "upstream_tls", "sticky"):
+            for key, text in getattr(self, section).contradictions():
+                yield (section, key), text
+        if self.per_client.burst and not self.per_client.max_request_rate:
+            yield ("per_client", "burst"), "means nothing without max_request_rate"
+        yield from self._route_problems()
+
+    def _route_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        names: set[str] = set()
+        for index, route in enumerate(self.routes):
+            if route.name in names:
+                yield ("routes", index, "name"), f"{quoted(route.name)} is taken by another route"
+            names.add(route.name)
+            for keys, text in self._problems_of(route):
+                yield ("routes", index, *keys), text
+
+    def _problems_of(self, route: Route) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        if route.sticky is not None:
+            for key, text in route.sticky.contradictions():
+                yield ("sticky", key), text
+        for place, node in enumerate(route.nodes):
+            if self.nodes and node not in self.nodes:
+                yield ("nodes", place), f"is no node of the service; it has {', '.join(self.nodes)}"
+        if route.https and not self.tls.listen:
+            yield ("https",), 'needs tls.listen = [":443"] in the service'
+
+
+def _has_pattern(route: Route) -> bool:
+    return bool(route.path or route.regex or route.host or route.method)
+
+
+def _changed(route: Route, own: Route) -> Route:
+    """Return a preset's route with what OWN sets."""
+    return route.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, Sized
+from collections.abc import Callable, Collection, Sequence, Sized
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from trackproxy.board import Process
     from trackproxy.health.ejections import Ejections
     from trackproxy.pool.balancer import Balancer
     from trackproxy.pool.endpoints import Endpoint
@@ -19,47 +20,23 @@ class Listening(Protocol):
     def close(self) -> None: ...
 
 
-class Served(Protocol):
-    """One service in one process.
+class Group(Protocol):
+    """The endpoints of one service, or of some of its routes, in one process.
 
-    open: connections of clients that are not over yet. waiting: who waits for room at an endpoint.
-    accepted: connections ever. refused, unavailable: who was sent away for its own fault, and for ours.
-    alert: has the endpoint with this number on the board probed at once. on_open: called when a client comes.
-    refresh: makes states, and loads at other workers, known before a pick.
+    waiting: who waits for room at an endpoint. refresh: makes states, and loads at other workers, known before
+    a pick. alert: has the endpoint with this number on the board probed at once.
     """
 
-    name: str
     endpoints: list[Endpoint]
     balancer: Balancer
     ejections: Ejections
-    accepted: int
-    refused: int
-    unavailable: int
     alert: Callable[[int], None]
-    on_open: Callable[[], None]
     refresh: Callable[[], None]
 
     @property
     def settings(self) -> AnyService: ...
     @property
-    def open(self) -> Collection[object]: ...
-    @property
     def waiting(self) -> Sized: ...
-    @property
-    def connections(self) -> int:
-        """How many file descriptors the connections of both sides take."""
-        ...
-
-    @property
-    def is_over(self) -> bool:
-        """Whether no client is connected or about to be."""
-        ...
-
-    async def listen(self, listener: socket.socket) -> Listening: ...
-
-    def take(self, sock: socket.socket, peer: object = None) -> None:
-        """Serve a client that was accepted already."""
-        ...
 
     def idle(self, endpoint: Endpoint) -> Sized:
         """Return the idle connections of an endpoint, as they change."""
@@ -79,6 +56,45 @@ class Served(Protocol):
 
     def end(self, endpoint: Endpoint) -> None:
         """End what is left at ENDPOINT."""
+        ...
+
+
+class Served(Protocol):
+    """One service in one process.
+
+    open: connections of clients that are not over yet. accepted: connections ever. refused, unavailable: who
+    was sent away for its own fault, and for ours. counts: further totals by their cells on the board.
+    on_open: called when a client comes.
+    """
+
+    name: str
+    accepted: int
+    refused: int
+    unavailable: int
+    on_open: Callable[[], None]
+
+    @property
+    def counts(self) -> dict[Process, int]: ...
+    @property
+    def settings(self) -> AnyService: ...
+    @property
+    def groups(self) -> Sequence[Group]: ...
+    @property
+    def open(self) -> Collection[object]: ...
+    @property
+    def connections(self) -> int:
+        """How many file descriptors the connections of both sides take."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no client is connected or about to be."""
+        ...
+
+    async def listen(self, listener: socket.socket, *, tls: bool = False) -> Listening: ...
+
+    def take(self, sock: socket.socket, peer: object = None, *, tls: bool = False) -> None:
+        """Serve a client that was accepted already."""
         ...
 
     def drain(self, wait_s: float, on_end: Callable[[], None]) -> None:

@@ -10,15 +10,9 @@ from pydantic import AfterValidator, Field
 
 from trackproxy.dialects import DIALECTS, Dialect
 from trackproxy.sections import EndpointSettings, ProbeTimes, Section, Service, host_name
-from trackproxy.units import Count, Duration, Name, Network, quoted
+from trackproxy.units import Address, Count, Duration, FilePath, Name, Network
 
 ProxyProtocol = Literal["off", "v1", "v2"]
-
-
-def _file(text: str) -> str:
-    if text and not text.startswith("/"):
-        raise ValueError(f"must be an absolute path, not {quoted(text)}")
-    return text
 
 
 def _words(text: str) -> str:
@@ -101,10 +95,10 @@ class SessionService(Service):
     tls: Literal["off", "terminate", "passthrough"] = Field(
         default="off", description="Clients begin with TLS, which ends here or at the node."
     )
-    certificate: Annotated[str, AfterValidator(_file)] = Field(
+    certificate: FilePath = Field(
         default="", description="PEM file with the certificate and its chain, to end TLS here."
     )
-    private_key: Annotated[str, AfterValidator(_file)] = Field(
+    private_key: FilePath = Field(
         default="", description="PEM file with its key; empty is the certificate's own file."
     )
     per_client: PerClient = Field(default=PerClient(), description="What one client may have.")
@@ -135,8 +129,16 @@ class SessionService(Service):
         """How long a session may be silent."""
         return self.timeouts.idle or DIALECTS[self.protocol].idle_s
 
-    def contradictions(self) -> Iterator[tuple[str, str]]:
+    @property
+    def listeners(self) -> list[Address]:
+        """Where clients connect."""
+        return self.listen
+
+    def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield keys whose values are right alone and wrong together, and why."""
+        yield from (((key,), text) for key, text in self._contradictions())
+
+    def _contradictions(self) -> Iterator[tuple[str, str]]:
         if self.accept_proxy_protocol and not self.trusted_proxies:
             yield (
                 "accept_proxy_protocol",

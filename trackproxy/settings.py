@@ -86,9 +86,33 @@ class EndpointConfig:
     proxy_protocol: ProxyProtocol = "off"
 
 
-def endpoints_of(settings: Settings, service_name: str) -> list[EndpointConfig]:
-    """Return the endpoints of a service in the order of its own nodes, or of all nodes if it names none."""
+@dataclass(frozen=True, slots=True)
+class GroupConfig:
+    """The endpoints that one or several routes of a service share, and what these know and want of nodes.
+
+    name: of the one route that has them for itself; empty for what all others share, and for sessions.
+    service: as its routes see it.
+    """
+
+    name: str
+    service: AnyService
+    endpoints: list[EndpointConfig]
+
+
+def groups_of(settings: Settings, service_name: str) -> list[GroupConfig]:
+    """Return the groups of a service, the shared one first."""
     service = settings.services[service_name]
+    groups = [GroupConfig("", service, endpoints_of(settings, service))]
+    if isinstance(service, HttpService):
+        for route in service.all_routes:
+            if route.has_own_group:
+                seen = service.as_seen_by(route)
+                groups.append(GroupConfig(route.name, seen, endpoints_of(settings, seen)))
+    return groups
+
+
+def endpoints_of(settings: Settings, service: AnyService) -> list[EndpointConfig]:
+    """Return the endpoints of a service in the order of its own nodes, or of all nodes if it names none."""
     chosen = service.nodes or dict.fromkeys(settings.nodes, EndpointSettings())
     return [_endpoint(name, settings.nodes[name], changes, service) for name, changes in chosen.items()]
 
@@ -154,8 +178,8 @@ def _contradictions(settings: Settings) -> Iterator[Problem]:
             yield unknown_key(("services", name, "nodes", node), settings.nodes, "node")
         if not unknown:
             yield from _endpoint_problems(settings, name)
-        if isinstance(service, SessionService):
-            yield from (Problem(("services", name, key), text) for key, text in service.contradictions())
+        yield from _route_node_problems(settings, name, service)
+        yield from (Problem(("services", name, *keys), text) for keys, text in service.contradictions())
     for (_, first), (path, second) in combinations(_listeners(settings), 2):
         if overlap(first, second):
             yield Problem(path, f'"{second}" is taken by the listener "{first}"')
@@ -163,7 +187,7 @@ def _contradictions(settings: Settings) -> Iterator[Problem]:
 
 
 def _endpoint_problems(settings: Settings, name: str) -> Iterator[Problem]:
-    endpoints = endpoints_of(settings, name)
+    endpoints = endpoints_of(settings, settings.services[name])
     if not any(endpoint.weight for endpoint in endpoints):
         yield Problem(("services", name), "has no node with a weight above 0, so nobody would serve it")
     for endpoint in endpoints:
@@ -172,6 +196,16 @@ def _endpoint_problems(settings: Settings, name: str) -> Iterator[Problem]:
                 ("services", name),
                 f"needs a port for {endpoint.node}, such as nodes.{endpoint.node}.port = 8000",
             )
+
+
+def _route_node_problems(settings: Settings, name: str, service: AnyService) -> Iterator[Problem]:
+    """Yield nodes of routes that nobody knows."""
+    if isinstance(service, HttpService):
+        for index, route in enumerate(service.routes):
+            for place, node in enumerate(route.nodes):
+                if node not in settings.nodes:
+                    path = ("services", name, "routes", index, "nodes", place)
+                    yield Problem(path, unknown_key((node,), settings.nodes, "node").text)
 
 
 def _shared_ports(settings: Settings) -> Iterator[Problem]:
@@ -195,10 +229,28 @@ def _shared_ports(settings: Settings) -> Iterator[Problem]:
 def _uses(settings: Settings, service: str, node: str, address: Address) -> bool:
     if settings.services[service].nodes.keys() - settings.nodes.keys():
         return False  # reported already
-    return any(one.node == node and one.address == address for one in endpoints_of(settings, service))
+    return any(
+        one.node == node and one.address == address
+        for one in endpoints_of(settings, settings.services[service])
+    )
+
+
+def listeners_of(settings: Settings) -> Iterator[tuple[str, Address]]:
+    """Yield where clients connect, and the name of the service; for those with TLS as of `tls_name`."""
+    for name, service in settings.services.items():
+        yield from ((name, address) for address in service.listen)
+        if isinstance(service, HttpService):
+            yield from ((tls_name(name), address) for address in service.tls.listen)
+
+
+def tls_name(service_name: str) -> str:
+    """Return what the listeners with TLS of a service go by, which no service can be called."""
+    return f"{service_name} (TLS)"
 
 
 def _listeners(settings: Settings) -> Iterator[tuple[KeyPath, Address]]:
     for name, service in settings.services.items():
         for index, address in enumerate(service.listen):
             yield ("services", name, "listen", index), address
+        for index, address in enumerate(service.listeners[len(service.listen) :]):
+            yield ("services", name, "tls", "listen", index), address

@@ -7,14 +7,15 @@ while there is no client.
 from __future__ import annotations
 
 import math
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from functools import partial
 
 from trackproxy.board import Board, Counter, Process, State
 from trackproxy.pool.endpoints import Endpoint, Health
 from trackproxy.pool.nodes import AdminState
-from trackproxy.served import Served
+from trackproxy.served import Group, Served
+from trackproxy.units import Address
 
 BEAT_S = 0.025
 IDLE_BEAT_S = 0.1
@@ -38,7 +39,7 @@ class _Seat:
     answers: how many it has given; since: when that was noticed, seconds.
     """
 
-    service: Served
+    group: Group
     endpoint: Endpoint
     idle: Sized
     told: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -56,10 +57,12 @@ class Step:
         self._number = number
         self._services = services
         self._seats = [
-            _Seat(service, endpoint, service.idle(endpoint))
+            _Seat(group, endpoint, group.idle(endpoint))
             for service in services
-            for endpoint in service.endpoints
+            for group in service.groups
+            for endpoint in group.endpoints
         ]
+        self._siblings = _siblings(services)
         self._states = [board.state(index) for index in range(len(self._seats))]
         for seat, state in zip(self._seats, self._states, strict=True):
             seat.pardons, seat.ends = state[State.PARDONS], state[State.ENDS]
@@ -68,7 +71,7 @@ class Step:
         self._claims = board.claims(number)
         self._wants = board.wants(number)
         self._limited = [seat for seat in self._seats if seat.endpoint.max_connections]
-        self._looks_elsewhere = any(service.balancer.tracks_load for service in services)
+        self._looks_elsewhere = any(seat.group.balancer.tracks_load for seat in self._seats)
         self._told = {name: 0 for _, name in TOTALS}
         self._refresh_picks()
         self._version = 0
@@ -92,11 +95,17 @@ class Step:
         process = self._process
         process[Process.HEARTBEAT] += 1
         process[Process.CONNECTIONS] = sum(len(service.open) for service in self._services)
-        process[Process.WAITING] = sum(len(service.waiting) for service in self._services)
+        process[Process.WAITING] = sum(
+            len(group.waiting) for service in self._services for group in service.groups
+        )
         for cell, name in TOTALS:
             total = sum(getattr(service, name) for service in self._services)
             process[cell] += total - self._told[name]
             self._told[name] = total
+        for service in self._services:
+            for cell, count in service.counts.items():
+                process[cell] += count
+            service.counts.clear()
         for seat in self._seats:
             endpoint = seat.endpoint
             now = (endpoint.own, endpoint.tunnels, len(seat.idle), endpoint.total)
@@ -116,32 +125,36 @@ class Step:
 
     def _follow_states(self) -> None:
         for seat, state in zip(self._seats, self._states, strict=True):
-            service, endpoint = seat.service, seat.endpoint
-            health = HEALTHS[state[State.HEALTH]]
-            service.balancer.set_state(endpoint.node.name, ADMIN_STATES[state[State.ADMIN]])
-            service.balancer.set_health(endpoint, health)
-            service.balancer.set_weight(endpoint, state[State.WEIGHT])
+            group, endpoint = seat.group, seat.endpoint
+            endpoint.node.keeps = not state[State.STICKY]
+            group.balancer.set_state(endpoint.node.name, ADMIN_STATES[state[State.ADMIN]])
+            group.balancer.set_health(endpoint, HEALTHS[state[State.HEALTH]])
+            group.balancer.set_weight(endpoint, state[State.WEIGHT])
             if state[State.PARDONS] != seat.pardons:
                 seat.pardons = state[State.PARDONS]
-                service.ejections.pardon(endpoint)
+                group.ejections.pardon(endpoint)
         for seat, state in zip(self._seats, self._states, strict=True):  # what is moved meets the new states
             if state[State.ENDS] != seat.ends:
                 seat.ends = state[State.ENDS]
-                seat.service.end(seat.endpoint)
+                seat.group.end(seat.endpoint)
+        for group in self._groups():
+            group.follow()
+
+    def _groups(self) -> Iterator[Group]:
         for service in self._services:
-            service.follow()
+            yield from service.groups
 
     def _claim(self) -> None:
         """Obey the leases, and say so: the supervisor hands on only what nobody claims any more."""
         if not self._version:
             return  # nothing has been published: this worker is alone, and the limits are its own
         for seat in self._limited:
-            service, endpoint = seat.service, seat.endpoint
+            group, endpoint = seat.group, seat.endpoint
             lease = self._leases[endpoint.index]
-            if service.balancer.set_limit(endpoint, lease):
-                service.wake()
+            if group.balancer.set_limit(endpoint, lease):
+                group.wake()
             self._claims[endpoint.index] = max(lease, endpoint.own)
-            self._wants[endpoint.index] = endpoint.own + len(service.waiting)
+            self._wants[endpoint.index] = endpoint.own + len(group.waiting)
 
     # --- what other workers say ---
 
@@ -149,18 +162,23 @@ class Step:
         now_ms = int(now * 1000)
         for seat, until_ms in zip(self._seats, self._board.ejected_until(), strict=True):
             if seat.endpoint.ejected is not (until_ms > now_ms):
-                seat.service.ejections.follow(seat.endpoint, ejected=until_ms > now_ms)
+                seat.group.ejections.follow(seat.endpoint, ejected=until_ms > now_ms)
 
     def _follow_load(self) -> None:
-        for seat, active in zip(self._seats, self._board.active_elsewhere(self._number), strict=True):
-            seat.service.balancer.set_elsewhere(seat.endpoint, active)
+        elsewhere = self._board.active_elsewhere(self._number)
+        for same in self._siblings:
+            everywhere = sum(elsewhere[index] + self._seats[index].endpoint.own for index in same)
+            for index in same:
+                elsewhere[index] = everywhere - self._seats[index].endpoint.own
+        for seat, active in zip(self._seats, elsewhere, strict=True):
+            seat.group.balancer.set_elsewhere(seat.endpoint, active)
 
     def _refresh_picks(self) -> None:
         """Let services whose sessions are few and long see states and loads as of now, not the last beat."""
         start = 0
-        for service in self._services:
-            rows = slice(start, start + len(service.endpoints))
-            service.refresh = partial(self._refresh, self._seats[rows], rows)
+        for group in self._groups():
+            rows = slice(start, start + len(group.endpoints))
+            group.refresh = partial(self._refresh, self._seats[rows], rows)
             start = rows.stop
 
     def _refresh(self, seats: list[_Seat], rows: slice) -> None:
@@ -168,19 +186,33 @@ class Step:
         if self._board.workers == 1:
             return
         for seat, active in zip(seats, self._board.active_elsewhere(self._number, rows), strict=True):
-            seat.service.balancer.set_elsewhere(seat.endpoint, active)
+            seat.group.balancer.set_elsewhere(seat.endpoint, active)
 
     # --- silence ---
 
     def _listen(self, seat: _Seat, now: float) -> None:
         """Have an endpoint probed that owes answers and gives none; leave it if it is known to be down."""
-        service, endpoint, cells = seat.service, seat.endpoint, seat.endpoint.cells
+        group, endpoint, cells = seat.group, seat.endpoint, seat.endpoint.cells
         answers = sum(cells[Counter.STATUS_1XX : Counter.STATUS_5XX + 1])
         if answers != seat.answers or seat.since > now:
             seat.answers, seat.since = answers, now
-        elif now - seat.since >= service.settings.outliers.silence:
-            seat.since = now - service.settings.outliers.silence / 2
+        elif now - seat.since >= group.settings.outliers.silence:
+            seat.since = now - group.settings.outliers.silence / 2
             if endpoint.health is Health.DOWN:
-                service.move_from(endpoint)
+                group.move_from(endpoint)
             else:
-                service.alert(endpoint.index)
+                group.alert(endpoint.index)
+
+
+def _siblings(services: list[Served]) -> list[list[int]]:
+    """Return the seats of each endpoint that several groups of a service have: its load is that of all."""
+    found: list[list[int]] = []
+    index = 0
+    for service in services:
+        places: dict[tuple[str, Address], list[int]] = {}
+        for group in service.groups:
+            for endpoint in group.endpoints:
+                places.setdefault((endpoint.node.name, endpoint.address), []).append(index)
+                index += 1
+        found += [same for same in places.values() if len(same) > 1]
+    return found

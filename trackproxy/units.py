@@ -18,6 +18,7 @@ from pydantic import AfterValidator, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 MAX_DURATION_S = 7 * 24 * 3600.0
+MAX_SPAN_S = 3660 * 24 * 3600.0
 MAX_SIZE = 1 << 53  # bytes; beyond any disk, and exact as a float
 SUN_PATH_BYTES = 107  # Linux: sockaddr_un.sun_path holds 108 bytes with the closing NUL
 
@@ -193,6 +194,13 @@ def parse_pause(value: object) -> float | None:
     return 0.0 if value in (0, "0", "0s") and not isinstance(value, bool) else parse_duration(value)
 
 
+def parse_span(value: object) -> float | None:
+    """Return the seconds of a duration in which days may be counted, 0 among them, at most ten years."""
+    days = re.fullmatch(r"([0-9]{1,4})d", value) if isinstance(value, str) else None
+    seconds = float(days[1]) * 86400 if days else _seconds(value)
+    return seconds if seconds is not None and 0 <= seconds <= MAX_SPAN_S else None
+
+
 def parse_size(value: object) -> int | None:
     """Return the bytes of "64KiB", "5MB" or a plain number; None if it is none or out of range."""
     size = _size(value)
@@ -287,6 +295,32 @@ def _token(text: str) -> str:
     return text
 
 
+def _target(text: str) -> str:
+    if not re.fullmatch(r"/[!-~]*", text) or "#" in text:
+        raise ValueError(f'must be a path such as "/health", in ASCII and without spaces, not {quoted(text)}')
+    return text
+
+
+def _path(text: str) -> str:
+    if "?" in _target(text):
+        raise ValueError(f"must be a path without a query, not {quoted(text)}")
+    return text
+
+
+def _regex(text: str) -> str:
+    try:
+        re.compile(text.encode(), re.ASCII)
+    except re.error as error:
+        raise ValueError(f"{quoted(text)} is not a regular expression: {error}") from error
+    return text
+
+
+def _file_path(text: str) -> str:
+    if text and not text.startswith("/"):
+        raise ValueError(f"must be an absolute path, not {quoted(text)}")
+    return text
+
+
 def _name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise ValueError('a name has at most 63 letters, digits, "_", "." and "-", a letter or digit first')
@@ -312,6 +346,14 @@ Pause = Annotated[
     float,
     Notation('a duration such as "5s", or "0s"', parse_pause, lambda value: quoted(format_duration(value))),
 ]  # seconds
+Span = Annotated[
+    float,
+    Notation(
+        'a duration such as "30m" or "365d", or "0s"',
+        parse_span,
+        lambda value: quoted(format_duration(value)),
+    ),
+]  # seconds
 Workers = Annotated[int | str, Notation('"auto" or a whole number from 0 to 256', parse_workers, quoted)]
 Statuses = Annotated[str, Notation('a status or a range of them, such as "200-399"', parse_statuses, quoted)]
 Size = Annotated[int, Notation(_SIZE_WORDS, parse_size, _show_size)]  # bytes
@@ -326,4 +368,8 @@ Count = Annotated[int, whole(0, 1_000_000)]
 Weight = Annotated[int, whole(0, 256)]
 Port = Annotated[int, whole(1, 65535)]
 Token = Annotated[str, AfterValidator(_token)]
+Target = Annotated[str, AfterValidator(_target)]
+Path = Annotated[str, AfterValidator(_path)]
+Regex = Annotated[str, AfterValidator(_regex)]
+FilePath = Annotated[str, AfterValidator(_file_path)]
 Name = Annotated[str, AfterValidator(_name)]

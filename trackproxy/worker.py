@@ -19,17 +19,18 @@ from itertools import count
 
 from trackproxy.board import Board
 from trackproxy.clock import Sweep
+from trackproxy.http.means import Means
 from trackproxy.http.service import Service
 from trackproxy.http_sections import HttpService
 from trackproxy.pool.admission import Admission
 from trackproxy.pool.endpoints import Endpoint
 from trackproxy.pool.nodes import Node
 from trackproxy.served import Listening, Served
-from trackproxy.settings import AnyService, Settings, endpoints_of
+from trackproxy.settings import AnyService, EndpointConfig, Settings, groups_of, tls_name
+from trackproxy.sockets.poller import Poller
 from trackproxy.step import BEAT_S, IDLE_BEAT_S, Step
 from trackproxy.tcp.forwarder import Forwarder
 from trackproxy.tcp.pipes import Pipes
-from trackproxy.tcp.poller import Poller
 from trackproxy.tcp.relay import Tools
 
 log = logging.getLogger(__name__)
@@ -86,16 +87,19 @@ class Worker:
         board: Board | None = None,
         number: int = 0,
         suspect: Callable[[int], None] = lambda index: None,
+        secret: bytes = b"",
     ) -> None:
-        """Take column NUMBER of BOARD; without one it is alone. SUSPECT: hears of endpoints to be probed."""
+        """SECRET: see `Means`. Take column NUMBER of BOARD; without one it is alone. SUSPECT: hears of endpoints to be probed."""
         self._settings = settings
         self._board = board
         self._number = number
         self._suspect = suspect
+        self._secret = secret
         self._nodes = {name: Node(name) for name in settings.nodes}
-        self._listeners: list[tuple[Served, socket.socket]] = []
+        self._listeners: list[tuple[Served, socket.socket, bool]] = []  # True: for TLS
         self._servers: list[Listening] = []
-        self._tools: Tools | None = None  # of services that forward
+        self._poller: Poller | None = None  # made by the first service that needs it, as what follows
+        self._tools: Tools | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._opening: asyncio.Task[None] | None = None
         self._accept_from = 0.0
@@ -114,14 +118,17 @@ class Worker:
         self._sweep = Sweep(loop.time, shortest_s)
         self._files = Files()
         self._board = self._board or Board.create(
-            sum(len(endpoints_of(self._settings, name)) for name in services), 1
+            sum(len(group.endpoints) for name in services for group in groups_of(self._settings, name)), 1
         )
+        self._means = Means(self._board, self._number, self._watch_sockets, self._secret)
         self._indices = count()
         for name, settings in services.items():
             service = self.services[name] = self._make(name, settings)
-            service.alert = self._suspect
+            for group in service.groups:
+                group.alert = self._suspect
             service.on_open = self._welcome
-            self._listeners += [(service, listener) for listener in sockets[name]]
+            self._listeners += [(service, listener, False) for listener in sockets[name]]
+            self._listeners += [(service, listener, True) for listener in sockets.get(tls_name(name), ())]
         self._step = Step(self._board, self._number, list(self.services.values()))
         await self._accept_again()
         self._beat()
@@ -131,27 +138,36 @@ class Worker:
         """Return a service, its endpoints in their places on the board."""
         board = self._board
         assert board is not None
-        configs = endpoints_of(self._settings, name)
-        endpoints = []
-        for config in configs:
-            endpoint = Endpoint.of(config, self._nodes[config.node])
-            endpoint.index = next(self._indices)
-            endpoint.cells = board.counters(self._number, endpoint.index)
-            endpoints.append(endpoint)
+        groups = groups_of(self._settings, name)
+        endpoints = {group.name: [self._seat(config) for config in group.endpoints] for group in groups}
         if isinstance(settings, HttpService):
-            return Service(name, settings, endpoints, self._loop, self._sweep)
+            return Service(name, settings, endpoints, self._loop, self._sweep, self._means)
         if self._tools is None:
-            self._tools = Tools(Poller(self._loop), Pipes(), self._sweep)
+            self._tools = Tools(self._watch_sockets(), Pipes(), self._sweep)
             others = [board.clients(number) for number in range(board.workers) if number != self._number]
             self._admission = Admission(board.clients(self._number), others)
-        return Forwarder(name, settings, endpoints, configs, self._tools, self._admission)
+        configs = groups[0].endpoints
+        return Forwarder(name, settings, endpoints[""], configs, self._tools, self._admission)
+
+    def _watch_sockets(self) -> Poller:
+        if self._poller is None:
+            self._poller = Poller(self._loop)
+        return self._poller
+
+    def _seat(self, config: EndpointConfig) -> Endpoint:
+        """Return an endpoint in its place on the board."""
+        assert self._board is not None
+        endpoint = Endpoint.of(config, self._nodes[config.node])
+        endpoint.index = next(self._indices)
+        endpoint.cells = self._board.counters(self._number, endpoint.index)
+        return endpoint
 
     # --- listeners ---
 
     async def _accept(self) -> None:
         """Accept connections; the sockets themselves stay open when servers close."""
-        for service, listener in self._listeners:
-            self._servers.append(await service.listen(listener))
+        for service, listener, tls in self._listeners:
+            self._servers.append(await service.listen(listener, tls=tls))
 
     def _pause(self) -> None:
         for server in self._servers:
@@ -192,10 +208,10 @@ class Worker:
 
     def _accept_rest(self) -> None:
         """Take who waits in the accept queues: with the sockets they would be reset."""
-        for service, listener in self._listeners:
+        for service, listener, tls in self._listeners:
             with suppress(OSError):
                 while True:
-                    service.take(*listener.accept())
+                    service.take(*listener.accept(), tls=tls)
 
     # --- clocks ---
 
@@ -238,7 +254,7 @@ class Worker:
     def _close(self, grace_s: float, session_grace_s: float, wait_s: float) -> None:
         self._ending = True
         self._pause()
-        for _, listener in self._listeners:
+        for _, listener, _ in self._listeners:
             listener.close()
         self._listeners = []
         for name, service in self.services.items():
@@ -263,9 +279,12 @@ class Worker:
         for timer in self._timers.values():
             timer.cancel()
         if self._tools is not None:
-            self._tools.poller.stop()
             self._tools.pipes.trim()
             self._tools = None
+        if self._poller is not None:
+            self._poller.stop()
+            self._poller = None
+        self._means.stop()
         self._step.tell()
         self.over.set()
 

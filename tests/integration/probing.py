@@ -14,7 +14,8 @@ from tests.integration.conftest import Stage
 from tests.integration.nodes import Node, Script
 from trackproxy.health.looking import Prober, Result
 from trackproxy.health.probes import make_prober
-from trackproxy.http_sections import HttpService, Probe
+from trackproxy.http_sections import HttpService
+from trackproxy.route_sections import Probe
 from trackproxy.settings import EndpointConfig
 from trackproxy.units import Address, parse_address
 

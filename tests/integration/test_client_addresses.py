@@ -193,7 +193,7 @@ async def test_a_tls_session_ends_with_a_farewell(stage: Stage, certificate: Pat
         await server.until(b"\r\n")
         await server.send(b"250 ok\r\n")
         assert await reader.readline() == b"250 ok\r\n"
-        service.end(service.endpoints[0])
+        service.groups[0].end(service.groups[0].endpoints[0])
         assert await reader.read() == UNAVAILABLE
         await server.rest()
     writer.close()
@@ -239,6 +239,6 @@ async def test_a_tls_client_that_is_gone_before_the_greeting_leaves_nothing_behi
     async with asyncio.timeout(DEADLINE_S):
         while service.open:
             await settle()
-    assert [endpoint.active for endpoint in service.endpoints] == [0]
+    assert [endpoint.active for endpoint in service.groups[0].endpoints] == [0]
     await secured(address)
     await node.connected(2)  # its place was given back

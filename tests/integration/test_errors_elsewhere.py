@@ -139,7 +139,7 @@ async def test_no_more_nodes_are_asked_than_allowed(stage: Stage) -> None:
 
 def left_out(stage: Stage) -> list[bool]:
     """Which endpoints of the last proxy are ejected."""
-    return [endpoint.ejected for endpoint in stage.workers[-1].services["web"].endpoints]
+    return [endpoint.ejected for endpoint in stage.workers[-1].services["web"].groups[0].endpoints]
 
 
 async def test_a_node_that_answers_errors_where_another_one_does_not_is_left_out(stage: Stage) -> None:

@@ -184,7 +184,7 @@ async def test_a_client_that_is_gone_before_the_greeting_leaves_nothing_behind(s
     assert await server.ends_within(5)
     forwarder = stage.workers[0].services["mail"]
     assert not forwarder.open
-    assert [endpoint.active for endpoint in forwarder.endpoints] == [0]
+    assert [endpoint.active for endpoint in forwarder.groups[0].endpoints] == [0]
 
 
 async def test_plain_tcp_is_forwarded_blindly(stage: Stage) -> None:
@@ -204,7 +204,7 @@ async def test_plain_tcp_without_a_node_is_closed_without_a_word(stage: Stage) -
 
 async def test_a_good_session_is_counted_where_it_is(stage: Stage) -> None:
     client, server, _ = await session(stage)
-    (endpoint,) = stage.workers[0].services["mail"].endpoints
+    (endpoint,) = stage.workers[0].services["mail"].groups[0].endpoints
     assert (endpoint.active, endpoint.tunnels, endpoint.total) == (1, 1, 1)
     client.close()
     assert await server.rest() == b""

@@ -20,7 +20,8 @@ from tests.integration.probing import (
     prober,
 )
 from trackproxy.health.probes import MOST_BYTES, TEXT_BYTES, make_prober, open_session
-from trackproxy.http_sections import HttpService, Probe
+from trackproxy.http_sections import HttpService
+from trackproxy.route_sections import Probe
 from trackproxy.settings import EndpointConfig
 from trackproxy.units import Address
 

@@ -69,7 +69,7 @@ async def test_a_reserve_takes_over_from_a_node_that_operators_took_out(
     nodes = await named(stage, "n1", "n2")
     address = await start_mail(stage, [*nodes], endpoints=[{"priority": 10}, {"priority": 50}])
     first = await greeted_by(stage, address)
-    balancer = stage.workers[0].services["mail"].balancer
+    balancer = stage.workers[0].services["mail"].groups[0].balancer
     balancer.set_state("n1", state)
     assert (await greeted_by(stage, address))[0] == "n2"
     assert first[0] == "n1"
@@ -94,8 +94,8 @@ async def test_a_node_that_dies_while_it_is_waited_for_is_left_at_once(stage: St
     client = await stage.connect(address)
     await silent.connected()
     service = stage.workers[0].services["mail"]
-    service.balancer.set_health(service.endpoints[0], Health.DOWN)
-    service.follow()
+    service.groups[0].balancer.set_health(service.groups[0].endpoints[0], Health.DOWN)
+    service.groups[0].follow()
     assert await client.until(b"\r\n") == b"220 n2\r\n"
 
 
@@ -179,7 +179,7 @@ async def test_whom_its_own_limit_refuses_takes_nothing_from_the_others(stage: S
 async def test_a_drains_deadline_ends_sessions_between_commands_with_a_farewell(stage: Stage) -> None:
     client, server, _ = await session(stage)
     service = stage.workers[0].services["mail"]
-    service.end(service.endpoints[0])
+    service.groups[0].end(service.groups[0].endpoints[0])
     assert await client.rest() == LEAVING
     assert client.ended == "eof"
     assert await server.rest() == b""
@@ -190,7 +190,7 @@ async def test_a_session_in_the_middle_of_something_is_just_ended(stage: Stage) 
     await client.send(b"EHLO me\r\n")
     await server.until(b"\r\n")
     service = stage.workers[0].services["mail"]
-    service.end(service.endpoints[0])
+    service.groups[0].end(service.groups[0].endpoints[0])
     assert await client.rest() == b""
     await server.rest()
 

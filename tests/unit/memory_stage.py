@@ -45,12 +45,12 @@ class Stage:
             endpoint.index, endpoint.cells = index, self.board.counters(0, index)
         self.settings = HttpService.model_validate({"protocol": "http", "listen": [":8080"], **settings})
         loop = cast(asyncio.AbstractEventLoop, self.loop)
-        self.service = Service("web", self.settings, self.endpoints, loop, self.sweep)
+        self.service = Service("web", self.settings, {"": self.endpoints}, loop, self.sweep)
         self.step = Step(self.board, 0, [self.service])
         self.over = False
 
     def channel(self, number: int = 0) -> Channel:
-        return self.service.channels[self.endpoints[number]]
+        return self.service.groups[0].channels[self.endpoints[number]]
 
     def client(self, info: dict[str, Any] = INET) -> MemoryTransport:
         """Return a new connection of a client."""
@@ -91,9 +91,9 @@ class Stage:
 
     def assert_at_rest(self) -> None:
         """Nothing is on its way, and nothing is kept but idle connections that can be used."""
-        idle = [upstream for channel in self.service.channels.values() for upstream in channel.idle]
+        idle = [upstream for channel in self.service.groups[0].channels.values() for upstream in channel.idle]
         assert self.active == [0] * len(self.endpoints)
-        assert not self.service.waiting
+        assert not self.service.groups[0].waiting
         assert not self.service.open
         assert len(self.sweep) == len(idle)
         assert not any(upstream.transport.is_closing() for upstream in idle)

@@ -20,8 +20,11 @@ from hypothesis import strategies as st
 
 from trackproxy.board import (
     BUCKETS_S,
+    CLIENTS,
     GAUGES,
+    LEARNED,
     PROCESS_GAUGES,
+    RATES,
     ROW,
     Board,
     BoardError,
@@ -72,7 +75,7 @@ def board() -> Iterator[Board]:
 
 
 def rows_of(board: Board) -> dict[tuple[str, int, int], memoryview]:
-    """All that is handed out for writing, by what it is."""
+    """All that is handed out for writing, by what it is; of the large tables the first and the last cell."""
     workers, endpoints = range(board.workers), range(board.endpoints)
     rows = {("state", 0, endpoint): board.state(endpoint) for endpoint in endpoints}
     for worker in workers:
@@ -80,6 +83,9 @@ def rows_of(board: Board) -> dict[tuple[str, int, int], memoryview]:
         rows["claims", worker, 0] = board.claims(worker)
         rows["wants", worker, 0] = board.wants(worker)
         rows["process", worker, 0] = board.process(worker)
+        rows["clients", worker, 0] = board.clients(worker)[:: CLIENTS - 1]
+        rows["learned", worker, 0] = board.learned(worker)[:: LEARNED - 1]
+        rows["rates", worker, 0] = board.rates(worker)[:: RATES - 1]
         rows |= {("counters", worker, endpoint): board.counters(worker, endpoint) for endpoint in endpoints}
     return rows
 
@@ -103,6 +109,13 @@ def words_of(board: Board) -> list[int]:
     """The file behind the board as aligned words of eight bytes."""
     size_bytes = os.fstat(board.fd).st_size
     return list(struct.unpack(f"={size_bytes // 8}q", os.pread(board.fd, size_bytes, 0)))
+
+
+def pairs_of(board: Board) -> list[bytes]:
+    """The file behind the board as pairs of cache lines."""
+    size_bytes, pair_bytes = os.fstat(board.fd).st_size, PAIR_OF_LINES * 8
+    whole = os.pread(board.fd, size_bytes, 0)
+    return [whole[start : start + pair_bytes] for start in range(0, size_bytes, pair_bytes)]
 
 
 @contextlib.contextmanager
@@ -129,7 +142,7 @@ def test_every_latency_has_its_bucket_in_each_histogram_and_in_no_other(seconds:
     assert Counter.FIRST_BYTE + index < Counter.DURATION
     assert Counter.DURATION + index < ROW
     histograms = {Counter.WHOLE, Counter.FIRST_BYTE, Counter.DURATION}
-    assert max(set(Counter) - histograms) == Counter.CONNECT_TIME
+    assert sorted(set(Counter) - histograms) == list(range(Counter.CONNECT_TIME + 1))
 
 
 @given(sizes)
@@ -151,12 +164,12 @@ def test_no_two_writers_share_a_pair_of_cache_lines(endpoints: int, workers: int
     with created(endpoints, workers) as board:
         written: dict[int, set[int]] = {worker: set() for worker in range(-1, workers)}
         for (kind, worker, _), row in rows_of(board).items():
-            before = words_of(board)
+            before = pairs_of(board)
             for index in range(len(row)):
                 row[index] += 1
-            words = enumerate(zip(before, words_of(board), strict=True))
+            pairs = enumerate(zip(before, pairs_of(board), strict=True))
             writer = -1 if kind in ("state", "leases") else worker
-            written[writer] |= {place // PAIR_OF_LINES for place, (old, new) in words if old != new}
+            written[writer] |= {place for place, (old, new) in pairs if old != new}
         written[-1].add(0)  # the header
         assert sum(map(len, written.values())) == len(set.union(*written.values()))
 
@@ -166,6 +179,8 @@ def test_a_row_has_the_cells_of_its_kind(board: Board) -> None:
     assert len(board.process(1)) == len(Process)
     assert len(board.counters(1, 2)) == len(no_row()) == ROW
     assert [len(cells) for cells in (board.leases(0), board.claims(0), board.wants(0))] == [3, 3, 3]
+    tables = (board.clients(1), board.learned(1), board.rates(1))
+    assert [len(cells) for cells in tables] == [CLIENTS, LEARNED, RATES]
 
 
 def test_a_new_board_is_all_zeros(board: Board) -> None:
@@ -183,6 +198,8 @@ def test_a_new_board_is_all_zeros(board: Board) -> None:
         lambda board: board.counters(-1, 0),
         lambda board: board.leases(2),
         lambda board: board.process(-1),
+        lambda board: board.learned(2),
+        lambda board: board.rates(-1),
         lambda board: board.totals(3),
         lambda board: board.retire(2),
     ],
@@ -247,7 +264,7 @@ def test_sums_are_those_of_a_model(
 
 
 @given(st.tuples(st.integers(0, 5), st.integers(1, 4)), st.data())
-def test_retiring_a_worker_clears_its_gauges_claims_and_wants_and_nothing_else(
+def test_retiring_a_worker_clears_its_gauges_claims_wants_and_clients_and_nothing_else(
     size: tuple[int, int], data: st.DataObject
 ) -> None:
     retired = data.draw(st.integers(0, size[1] - 1))
@@ -255,7 +272,7 @@ def test_retiring_a_worker_clears_its_gauges_claims_and_wants_and_nothing_else(
     with created(*size) as board:
         expected = fill(board)
         for (kind, worker, _), row in expected.items():
-            if worker == retired and kind in ("claims", "wants"):
+            if worker == retired and kind in ("claims", "wants", "clients"):
                 row[:] = [0] * len(row)
             if worker == retired:
                 for gauge in gauges.get(kind, ()):

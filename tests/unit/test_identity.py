@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-import pytest
+from ipaddress import ip_network
 
-from trackproxy.http.identity import UNKNOWN, Connection, RequestIds, full_lines, plain_lines
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trackproxy.http.identity import (
+    HOPS,
+    MEMO_ENTRIES,
+    UNKNOWN,
+    Connection,
+    RequestIds,
+    Trust,
+    client_key,
+    full_lines,
+    number_of,
+    plain_lines,
+)
 
 V4 = Connection(b"192.0.2.7", 80)
 V6 = Connection(b"2001:db8::7", 8080)
@@ -92,3 +107,177 @@ def test_no_two_requests_of_one_process_have_the_same_id() -> None:
 
 def test_the_ids_of_two_processes_differ() -> None:
     assert RequestIds().make() != RequestIds().make()
+
+
+# --- who the client is ---
+
+TRUST = Trust([ip_network("10.0.0.0/8"), ip_network("2001:db8:1::/48"), ip_network("fe80::/10")])
+
+
+@pytest.mark.parametrize(
+    ("host", "trusted"),
+    [
+        ("10.1.2.3", True),
+        ("11.1.2.3", False),
+        ("::ffff:10.1.2.3", True),
+        ("::ffff:11.1.2.3", False),
+        ("2001:db8:1::7", True),
+        ("2001:db8:2::7", False),
+        ("fe80::1%eth0", True),
+        ("unknown", False),
+        ("", False),
+        ("10.1.2.3" * 100, False),
+    ],
+)
+def test_trusted_is_who_is_in_one_of_the_networks(host: str, trusted: bool) -> None:
+    assert [TRUST.trusts(host), TRUST.trusts(host)] == [trusted, trusted]
+
+
+def test_a_network_may_be_written_as_ipv4_mapped() -> None:
+    trust = Trust([ip_network("::ffff:10.0.0.0/104")])
+    assert trust.trusts("10.1.2.3")
+    assert not trust.trusts("11.1.2.3")
+
+
+def test_nobody_is_trusted_without_networks() -> None:
+    assert not Trust([]).trusts("10.1.2.3")
+
+
+def test_more_addresses_than_are_remembered_are_told_all_the_same() -> None:
+    hosts = [f"{10 + number % 2}.0.{number // 256}.{number % 256}" for number in range(2 * MEMO_ENTRIES)]
+    for _ in range(2):
+        assert [TRUST.trusts(host) for host in hosts] == [host.startswith("10.") for host in hosts]
+
+
+@pytest.mark.parametrize(
+    ("peer", "said", "client", "told"),
+    [
+        ("192.0.2.7", None, "192.0.2.7", "192.0.2.7"),
+        ("192.0.2.7", "198.51.100.1", "192.0.2.7", "192.0.2.7"),
+        ("unknown", "198.51.100.1", "unknown", "unknown"),
+        ("10.0.0.1", None, "10.0.0.1", "10.0.0.1"),
+        ("10.0.0.1", "", "10.0.0.1", "10.0.0.1"),
+        ("10.0.0.1", "192.0.2.7", "192.0.2.7", "192.0.2.7, 10.0.0.1"),
+        (
+            "10.0.0.1",
+            "192.0.2.7,10.0.0.2 ,\t10.0.0.3",
+            "192.0.2.7",
+            "192.0.2.7, 10.0.0.2, 10.0.0.3, 10.0.0.1",
+        ),
+        ("10.0.0.1", "1.1.1.1, 192.0.2.7", "192.0.2.7", "192.0.2.7, 10.0.0.1"),
+        ("10.0.0.1", "10.9.9.9, 192.0.2.7", "192.0.2.7", "192.0.2.7, 10.0.0.1"),
+        ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3", "10.0.0.3, 10.0.0.2, 10.0.0.1"),
+        ("::ffff:10.0.0.1", "192.0.2.7", "192.0.2.7", "192.0.2.7, ::ffff:10.0.0.1"),
+        ("fe80::1%eth0", "192.0.2.7", "192.0.2.7", "192.0.2.7, fe80::1%eth0"),
+    ],
+)
+def test_the_client_is_the_first_from_the_right_who_is_not_trusted(
+    peer: str, said: str | None, client: str, told: str
+) -> None:
+    assert TRUST.client(peer, None if said is None else said.encode()) == (client, told.encode())
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "", " ", "unknown", "_hidden", "garbage", "192.0.2", "192.0.2.7.", "192.0.2.256", "192.0.2.7:",
+        "192.0.2.7:port", "192.0.2.7:123456", "192.0.2.7%eth0", "[192.0.2.7]", "2001:db8::7::1",
+        "[2001:db8::7", "[2001:db8::7]80", '"[2001:db8::7]"', "[unknown]:80", "192.0.2.7 x", "192.0.2.7\0",
+        "\xb9.0.2.7", "1" * 5000,
+    ],
+)  # fmt: skip
+def test_an_entry_that_is_no_address_ends_the_walk_at_the_last_good_one(entry: str) -> None:
+    said = f"192.0.2.9, {entry}, 10.0.0.2".encode("latin-1")
+    assert TRUST.client("10.0.0.1", said) == ("10.0.0.2", b"10.0.0.2, 10.0.0.1")
+    assert TRUST.client("10.0.0.1", entry.encode("latin-1")) == ("10.0.0.1", b"10.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("entry", "address"),
+    [
+        ("192.0.2.7:1234", "192.0.2.7"),
+        ("[2001:db8::7]:1234", "2001:db8::7"),
+        ("[2001:db8::7]", "2001:db8::7"),
+        ("2001:db8::7", "2001:db8::7"),
+        ("2001:DB8:0::0007", "2001:db8::7"),
+        ("2001:db8::7%eth0", "2001:db8::7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("[::ffff:192.0.2.7]:80", "192.0.2.7"),
+        ("::1", "::1"),
+    ],
+)
+def test_an_address_is_read_without_its_port_and_told_in_its_usual_form(entry: str, address: str) -> None:
+    assert TRUST.client("10.0.0.1", entry.encode()) == (address, f"{address}, 10.0.0.1".encode())
+    assert TRUST.client("10.0.0.1", f"10.0.0.9, {entry}".encode())[0] == address
+
+
+def test_a_hop_with_a_port_is_passed_if_it_is_trusted() -> None:
+    assert TRUST.client("10.0.0.1", b"192.0.2.7, 10.0.0.2:443")[1] == b"192.0.2.7, 10.0.0.2, 10.0.0.1"
+
+
+@pytest.mark.parametrize(("hops", "reached"), [(HOPS - 1, True), (HOPS, False), (5000, False)])
+def test_a_long_list_ends_the_walk(hops: int, reached: bool) -> None:
+    said = b"192.0.2.7" + b", 10.0.0.2" * hops
+    client, told = TRUST.client("10.0.0.1", said)
+    assert client == ("192.0.2.7" if reached else "10.0.0.2")
+    assert told.count(b",") == HOPS
+
+
+ADDRESSES = st.ip_addresses().map(str) | st.integers(0, 255).map("10.0.0.{}".format)
+
+
+@given(
+    peer=ADDRESSES,
+    trusted=st.lists(st.integers(0, 255).map("10.0.0.{}".format), max_size=5),
+    forged=st.binary(),
+)
+def test_what_anybody_may_have_written_changes_nothing(peer: str, trusted: list[str], forged: bytes) -> None:
+    honest = ", ".join(["192.0.2.7", *trusted]).encode()
+    assert TRUST.client(peer, forged + b"," + honest) == TRUST.client(peer, honest)
+    client, told = TRUST.client(peer, forged)
+    hosts = told.decode().split(", ")
+    assert (client, peer) == (hosts[0], hosts[-1])
+    assert all(TRUST.trusts(host) for host in hosts[1:])
+
+
+def test_a_ready_made_value_replaces_what_was_said() -> None:
+    told = full_lines(
+        V4, b"site", SAID, b"1.1 proxy", b"ours", True, forwarded_for=b"198.51.100.9, 192.0.2.7"
+    )
+    assert b"X-Forwarded-For: 198.51.100.9, 192.0.2.7\r\n" in told
+    assert b"10.0.0.1" not in told
+    assert b'Forwarded: for=198.51.100.1, for=192.0.2.7;host="site";proto=http\r\n' in told
+
+
+@pytest.mark.parametrize(
+    ("host", "number"),
+    [
+        ("192.0.2.7", 0xC0000207),
+        ("::ffff:192.0.2.7", 0xC0000207),
+        ("::7", 7),
+        ("fe80::1%eth0", 0xFE80 << 112 | 1),
+        ("unknown", 0),
+    ],
+)
+def test_an_address_has_a_number(host: str, number: int) -> None:
+    assert number_of(host) == number
+
+
+@pytest.mark.parametrize(
+    ("host", "key"),
+    [
+        ("192.0.2.7", "192.0.2.7/32"),
+        ("::ffff:192.0.2.7", "192.0.2.7/32"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_a_client_is_an_ipv4_address_or_an_ipv6_network(host: str, key: str) -> None:
+    assert client_key(host) == key
+
+
+def test_how_wide_a_client_is_can_be_chosen() -> None:
+    assert client_key("192.0.2.7", 24, 48) == client_key("192.0.2.200", 24, 48) == "192.0.2.0/24"
+    assert client_key("2001:db8:1:2::3", 24, 48) == "2001:db8:1::/48"
+    assert client_key("192.0.2.7", 0, 0) == "0.0.0.0/0"

@@ -178,9 +178,9 @@ def test_a_switch_of_protocol_is_a_good_answer() -> None:
     stage = Stage(nodes=2, outliers={"failures": 2})
     (first, _) = stage.endpoints
     for _ in range(3):
-        stage.service.ejections.failed(first, Cause.LOST)
+        stage.service.groups[0].ejections.failed(first, Cause.LOST)
         node, client = stage.node(), stage.client()
-        stage.service.balancer.set_weight(stage.endpoints[1], 0)
+        stage.service.groups[0].balancer.set_weight(stage.endpoints[1], 0)
         client.receive(UPGRADE)
         node.receive(SWITCH)
         client.lose()

@@ -259,7 +259,7 @@ def test_a_node_that_refuses_for_days_costs_each_request_a_short_answer_only() -
 )
 def test_without_any_node_a_client_gets_503_and_time_to_read_it(request_: bytes) -> None:
     stage = Stage(timeouts=TIMEOUTS, panic_threshold=0)
-    stage.service.balancer.set_health(stage.endpoints[0], Health.DOWN)
+    stage.service.groups[0].balancer.set_health(stage.endpoints[0], Health.DOWN)
     client = stage.client()
     client.receive(request_)
     stage.run()
@@ -275,7 +275,7 @@ def test_without_any_node_a_client_gets_503_and_time_to_read_it(request_: bytes)
 
 def test_a_drained_node_gets_nothing_new() -> None:
     stage = Stage(nodes=2)
-    stage.service.balancer.set_state("node0", AdminState.DRAIN)
+    stage.service.groups[0].balancer.set_state("node0", AdminState.DRAIN)
     nodes = [stage.node(0), stage.node(1)]
     for _ in range(4):
         client = stage.client()
@@ -296,7 +296,7 @@ def test_who_waits_is_served_when_a_place_is_free_and_counts_stay_right() -> Non
     third.receive(GET)
     assert stage.active == [1]
     second.lose()
-    assert len(stage.service.waiting) == 1
+    assert len(stage.service.groups[0].waiting) == 1
     node.receive(OK)
     assert node.taken().startswith(b"GET /1 ")
     node.receive(OK)

@@ -64,7 +64,7 @@ def test_a_connection_that_was_made_for_a_client_that_left_may_have_been_closed_
 def test_who_finds_every_node_ejected_and_full_waits() -> None:
     stage = Stage(max_connections=1)
     first, node = asked(stage)
-    stage.service.balancer.eject(stage.endpoints[0])
+    stage.service.groups[0].balancer.eject(stage.endpoints[0])
     second = stage.client()
     second.receive(GET_2)
     assert second.taken() == b""

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.test_settings_problems import NODES, WEB, problem_of, problems_in
 from trackproxy.session_sections import SessionService
-from trackproxy.settings import EndpointConfig, endpoints_of, load
+from trackproxy.settings import EndpointConfig, groups_of, load
 
 NEWS = '[services.news]\nprotocol = "nntp"\nlisten = [":119"]\n'
 
@@ -35,7 +35,7 @@ def service_of(protocol: str, **service: Any) -> SessionService:
 
 def endpoint_of(tree: dict[str, Any], node: str = "node1") -> EndpointConfig:
     """One node as the service of these settings sees it."""
-    return {endpoint.node: endpoint for endpoint in endpoints_of(load(None, tree), "s")}[node]
+    return {endpoint.node: endpoint for endpoint in groups_of(load(None, tree), "s")[0].endpoints}[node]
 
 
 # --- defaults ---
@@ -336,7 +336,7 @@ def test_a_node_without_a_port_is_for_as_many_protocols_as_there_are() -> None:
     tree = tree_of("smtp", nodes={"node1": {}})
     tree["services"]["news"] = {"protocol": "nntp", "listen": [":119"], "nodes": {"node1": {}}}
     settings = load(None, tree)
-    assert [endpoints_of(settings, name)[0].address.port for name in ("s", "news")] == [25, 119]
+    assert [groups_of(settings, name)[0].endpoints[0].address.port for name in ("s", "news")] == [25, 119]
 
 
 def test_a_plain_tcp_service_may_share_any_port() -> None:

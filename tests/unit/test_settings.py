@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from trackproxy.explain import explain
 from trackproxy.http_sections import HttpService
-from trackproxy.settings import EndpointConfig, Settings, endpoints_of, load
+from trackproxy.settings import EndpointConfig, Settings, groups_of, load
 from trackproxy.units import Address
 
 CONF = Path(__file__).parents[2] / "conf" / "trackproxy.toml"
@@ -122,12 +122,14 @@ def test_settings_may_come_from_the_environment_alone(monkeypatch: pytest.Monkey
     monkeypatch.setenv("TRACKPROXY_SERVICES", '{"web": {"protocol": "http", "listen": [":80"]}}')
     monkeypatch.setenv("TRACKPROXY_SERVICES__WEB__BALANCE", "source_hash")
     settings = load()
-    assert endpoints_of(settings, "web") == [EndpointConfig("a", Address("10.0.0.1", 80), 1, 0, 0, 1.0)]
+    assert groups_of(settings, "web")[0].endpoints == [
+        EndpointConfig("a", Address("10.0.0.1", 80), 1, 0, 0, 1.0)
+    ]
     assert settings.services["web"].balance == "source_hash"
 
 
 def test_a_service_without_nodes_of_its_own_has_all_of_them() -> None:
-    endpoints = endpoints_of(load(None, MINIMAL), "web")
+    endpoints = groups_of(load(None, MINIMAL), "web")[0].endpoints
     assert [str(endpoint.address) for endpoint in endpoints] == ["172.16.0.1:80", "172.16.0.2:80"]
 
 
@@ -135,7 +137,7 @@ def test_a_service_may_narrow_and_adjust_its_nodes() -> None:
     changes = {"priority": 10, "weight": 5, "max_connections": 0, "port": 81, "probe_timeout": 4}
     tree = minimal(nodes={"node2": changes})
     tree["nodes"]["node2"] |= {"max_connections": 7, "weight": 2, "probe_timeout": 3}
-    assert endpoints_of(load(None, tree), "web") == [
+    assert groups_of(load(None, tree), "web")[0].endpoints == [
         EndpointConfig("node2", Address("172.16.0.2", 81), 5, 10, 0, 4.0)
     ]
 
@@ -143,13 +145,13 @@ def test_a_service_may_narrow_and_adjust_its_nodes() -> None:
 def test_a_node_gives_what_the_service_does_not_change() -> None:
     tree = minimal(nodes={"node2": {}})
     tree["nodes"]["node2"] |= {"max_connections": 7, "weight": 2, "probe_timeout": 3}
-    assert endpoints_of(load(None, tree), "web") == [
+    assert groups_of(load(None, tree), "web")[0].endpoints == [
         EndpointConfig("node2", Address("172.16.0.2", 80), 2, 0, 7, 3.0)
     ]
 
 
 def test_the_probe_gives_the_timeout_that_neither_node_nor_service_changes() -> None:
-    (first, second) = endpoints_of(load(None, minimal(probe={"timeout": "2s"})), "web")
+    (first, second) = groups_of(load(None, minimal(probe={"timeout": "2s"})), "web")[0].endpoints[0].endpoints
     assert (first.probe_timeout_s, second.probe_timeout_s) == (2.0, 2.0)
 
 
@@ -175,7 +177,9 @@ def _ports() -> Iterator[tuple[str, dict[str, Any], str]]:
 def test_the_nearest_port_wins(own: str, changes: dict[str, Any], address: str) -> None:
     tree = minimal(nodes={"node1": changes})
     tree["nodes"]["node1"]["address"] = own
-    assert [str(endpoint.address) for endpoint in endpoints_of(load(None, tree), "web")] == [address]
+    assert [str(endpoint.address) for endpoint in groups_of(load(None, tree), "web")[0].endpoints] == [
+        address
+    ]
 
 
 def test_the_list_of_settings_shows_defaults_as_a_file_would_hold_them() -> None:

@@ -8,7 +8,7 @@ from trackproxy.board import Board, Counter, State
 from trackproxy.control.sharing import TURN_S, Sharing, lease_first
 from trackproxy.control.views import Key, Row, View, Watched
 from trackproxy.health.verdict import Verdict
-from trackproxy.settings import endpoints_of, load
+from trackproxy.settings import groups_of, load
 
 KEY = Key("web", "a", "127.0.0.1:9")
 
@@ -20,7 +20,7 @@ def view(workers: int, limit: int, watched: Watched | None = None) -> View:
         "services": {"web": {"protocol": "http", "listen": ["127.0.0.1:0"]}},
     }
     settings = load(None, tree)
-    (config,) = endpoints_of(settings, "web")
+    (config,) = groups_of(settings, "web")[0].endpoints
     row = Row(watched or Watched(KEY, Verdict(1, 1, up=True)), config, settings.services["web"])
     return View(Board.create(1, workers), [row], settings)
 

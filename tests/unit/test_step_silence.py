@@ -14,7 +14,7 @@ SILENCE = {"silence": 1}
 def alerts_of(stage: Stage) -> list[int]:
     """The numbers of endpoints that are to be probed, from now on."""
     alerts: list[int] = []
-    stage.service.alert = alerts.append
+    stage.service.groups[0].alert = alerts.append
     return alerts
 
 

@@ -37,7 +37,7 @@ def describe(cluster: Cluster, drains: Drains, names: Iterable[str]) -> list[dic
         if row.config.node in nodes:
             key = row.watched.key
             service = _service(row, healths[key], totals[key]) | {"ejected": key in ejected}
-            nodes[row.config.node]["services"][key.service] = service
+            nodes[row.config.node]["services"][key.label] = service
     return list(nodes.values())
 
 

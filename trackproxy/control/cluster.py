@@ -27,7 +27,7 @@ from trackproxy.health.verdict import Verdict
 from trackproxy.pool.nodes import AdminState
 from trackproxy.pool.panic import panics
 from trackproxy.session_sections import SessionService
-from trackproxy.settings import AnyService, EndpointConfig, Settings, endpoints_of
+from trackproxy.settings import AnyService, EndpointConfig, Settings, groups_of
 from trackproxy.step import BEAT_S
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ UP, DOWN, STARTING = range(3)
 class Cluster:
     """Nodes and endpoints of all services.
 
-    states: what operators want of each node. views: the boards of the generations that run, newest last.
+    states: what operators want of each node. moving: those whose sticky clients shall go elsewhere. views: the boards of the generations that run, newest last.
     adopted: set when there is another view.
     """
 
@@ -54,6 +54,7 @@ class Cluster:
         self._panicking: set[str] = set()
         self._handed: dict[str, Mapping[str, Any]] = {}
         self.states: dict[str, AdminState] = {}
+        self.moving: set[str] = set()
         self.views: list[View] = []
         self.adopted = asyncio.Event()
 
@@ -101,9 +102,10 @@ class Cluster:
     def rows_of(self, settings: Settings) -> list[Row]:
         """Return the endpoints of SETTINGS in the order of their board."""
         return [
-            Row(self._find(name, config, service), config, service)
-            for name, service in settings.services.items()
-            for config in endpoints_of(settings, name)
+            Row(self._find(name, group.name, config, group.service), config, group.service)
+            for name in settings.services
+            for group in groups_of(settings, name)
+            for config in group.endpoints
         ]
 
     async def view(self, settings: Settings, workers: int) -> View:
@@ -145,8 +147,8 @@ class Cluster:
             self._forget()
         view.board.close()
 
-    def _find(self, name: str, config: EndpointConfig, service: AnyService) -> Watched:
-        key = Key(name, config.node, str(config.address))
+    def _find(self, name: str, route: str, config: EndpointConfig, service: AnyService) -> Watched:
+        key = Key(name, config.node, str(config.address), route)
         if known := self._watched.get(key):
             return known
         watched = Watched(key, Verdict(service.probe.rise, service.probe.fall, up=True))
@@ -231,7 +233,7 @@ class Cluster:
                 logging.INFO if up else logging.WARNING,
                 "%s: node %s (%s) is %s: %s",
                 *(
-                    watched.key.service,
+                    watched.key.label,
                     watched.key.node,
                     watched.key.address,
                     "up" if up else "down",
@@ -284,6 +286,19 @@ class Cluster:
             self._check(row)
         self.publish()
 
+    def set_moving(self, node: str, *, moving: bool) -> None:
+        """Say whether clients that belong to NODE go elsewhere while it drains."""
+        (self.moving.add if moving else self.moving.discard)(node)
+        self.publish()
+
+    def has_sticky_clients(self, node: str) -> bool:
+        """Whether clients belong to NODE, as far as its services are sticky and have given it any."""
+        totals = self.totals()
+        return any(
+            totals[row.watched.key][Counter.STICKY_NEW] + totals[row.watched.key][Counter.STICKY_KEPT] > 0
+            for row in self.rows(node)
+        )
+
     async def look_at(self, node: str) -> None:
         """Probe the endpoints of NODE, which was disabled, before anybody is sent there."""
         async with asyncio.TaskGroup() as probes:
@@ -321,18 +336,21 @@ class Cluster:
             cells[State.ADMIN] = ADMIN_NUMBERS[self.states.get(config.node, AdminState.READY)]
             cells[State.HEALTH] = DOWN if not watched.verdict.up else UP if percent == 100 else STARTING
             cells[State.WEIGHT] = config.weight * percent if service.slow_start else config.weight
+            cells[State.STICKY] = config.node in self.moving
             cells[State.PARDONS] = watched.pardons
             cells[State.ENDS] = watched.ends
         view.board.publish()
 
     def _look_for_panic(self) -> None:
-        for name, service in self.views[-1].settings.services.items() if self.views else ():
+        groups: dict[str, list[Row]] = {}
+        for row in self.rows():
+            groups.setdefault(row.watched.key.label, []).append(row)
+        for name, rows in groups.items():
+            service = rows[0].service
             taking = [
                 row.watched.verdict.up
-                for row in self.rows()
-                if row.watched.key.service == name
-                and row.config.weight
-                and self.states[row.config.node] is AdminState.READY
+                for row in rows
+                if row.config.weight and self.states[row.config.node] is AdminState.READY
             ]
             panicking = panics(sum(taking), len(taking), service.panic_threshold)
             if panicking is not (name in self._panicking):

@@ -1,7 +1,8 @@
 """Drains: nodes on their way out. One verb with an end: no new clients, then nothing, then disabled.
 
 A drain ends when nothing is open on the node any more, or at its deadline; what is left then is closed, and
-requests that may be sent again go elsewhere.
+requests that may be sent again go elsewhere. While sticky clients are kept they may come back at any time: a node
+that has had any in this program's time is drained up to the deadline.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Drains:
             drain = self.of[node] = Drain(node, asyncio.get_running_loop().time(), sticky)
             drain.end("empty")
             return drain
+        self._cluster.set_moving(node, moving=sticky == "move")
         self._cluster.set_state(node, AdminState.DRAIN)
         self.forget(node)
         drain = self.of[node] = Drain(node, asyncio.get_running_loop().time() + timeout_s, sticky)
@@ -95,7 +97,8 @@ class Drains:
                 return
             left = self._cluster.left([node])[node]
             open_ = left["requests"] + left["tunnels"] + left["sessions"]
-            if not open_ or time() >= drain.deadline:
+            waits = drain.sticky == "keep" and self._cluster.has_sticky_clients(node)
+            if (not open_ and not waits) or time() >= drain.deadline:
                 break
         self._cluster.set_state(node, AdminState.DISABLED)
         self._cluster.end(node)

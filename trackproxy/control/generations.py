@@ -20,7 +20,7 @@ from trackproxy.control.listeners import Listeners
 from trackproxy.control.takeover import ENDED, Crewed
 from trackproxy.control.tasks import Tasks
 from trackproxy.control.views import View
-from trackproxy.settings import Settings, endpoints_of
+from trackproxy.settings import Settings, groups_of
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Generations:
         self._numbers += 1
         self._cluster.adopt(view)
         before, self.listeners = self.listeners, listeners
-        for name in settings.services:
+        for name in listeners.services:
             log.info("%s: serving on %s", name, ", ".join(listeners.names(name)))
         before.close(keep=listeners)  # its workers have theirs, and close them once nobody waits there
         old = self.running[-1:]
@@ -182,7 +182,7 @@ async def rehearse(settings: Settings) -> None:
     """Start one worker that listens nowhere, and end it; raises StartFailed."""
     nowhere = Listeners()
     nowhere.services = {name: [] for name in settings.services}
-    endpoints = sum(len(endpoints_of(settings, name)) for name in settings.services)
+    endpoints = sum(len(group.endpoints) for name in settings.services for group in groups_of(settings, name))
     generation = Generation(0, settings, View(Board.create(endpoints, 1), [], settings), nowhere, 1)
     try:
         await generation.start()

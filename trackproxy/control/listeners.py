@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from trackproxy.control.activation import is_theirs
 from trackproxy.errors import ListenError
-from trackproxy.settings import Settings
+from trackproxy.settings import Settings, listeners_of
 from trackproxy.units import Address
 
 BACKLOG = 4096
@@ -50,7 +50,8 @@ Row = list[socket.socket]  # the sockets of one place: one for each worker, or o
 class Listeners:
     """All listening sockets of a supervisor.
 
-    rows: place as configured → its sockets. services: name → the places of its listeners.
+    rows: place as configured → its sockets. services: name as of `listeners_of` → the places of its
+    listeners.
     """
 
     def __init__(self, inherited: Mapping[Place, Row] | None = None) -> None:
@@ -65,10 +66,9 @@ class Listeners:
         """
         wanted = Listeners()
         try:
-            for name, service in settings.services.items():
-                wanted.services[name] = []
-                for address in service.listen:
-                    wanted.services[name] += self._open(wanted, name, address, max(workers, 1))
+            for name, address in listeners_of(settings):
+                places = wanted.services.setdefault(name, [])
+                places += self._open(wanted, name, address, max(workers, 1))
         except ListenError:
             wanted.close(keep=self)
             raise

@@ -5,7 +5,7 @@ Each limit is shared out in leases (see `pool.leases`). Who wants room where it 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from trackproxy.board import Board, State
@@ -26,12 +26,17 @@ class Cell(NamedTuple):
 def lease_first(view: View, held: Collection[Key]) -> None:
     """Write the first leases: even parts, or none of what workers of another generation HELD before."""
     workers = view.board.workers
+    places: dict[Key, list[int]] = {}
     for index, row in enumerate(view.rows):
-        limit = row.config.max_connections
-        if limit:
-            parts = [0] * workers if row.watched.key in held else first_shares(limit, workers)
-            for worker, part in enumerate(parts):
-                view.board.leases(worker)[index] = part or -1
+        if row.config.max_connections:
+            places.setdefault(row.watched.key.shared, []).append(index)
+    shared = {key.shared for key in held}
+    for key, indices in places.items():
+        cells = [(index, worker) for index in indices for worker in range(workers)]
+        limit = view.rows[indices[0]].config.max_connections
+        parts = [0] * len(cells) if key in shared else first_shares(limit, len(cells))
+        for (index, worker), part in zip(cells, parts, strict=True):
+            view.board.leases(worker)[index] = part or -1
 
 
 class Sharing:
@@ -46,14 +51,10 @@ class Sharing:
 
     def take(self, views: list[View], now: float) -> None:
         """Tell each generation what the others have open, and share limits out; to be called at each beat."""
-        places: dict[Key, list[tuple[View, int]]] = {}
-        for view in views:
-            for index, row in enumerate(view.rows):
-                places.setdefault(row.watched.key, []).append((view, index))
         if len(views) > 1:
-            _tell_loads(views, places)
+            _tell_loads(views, _places(views, lambda key: key))
         in_vain, self._in_vain = self._in_vain, {}
-        for where in places.values():
+        for where in _places(views, lambda key: key.shared).values():
             view, index = where[-1]
             limit = view.rows[index].config.max_connections if view is views[-1] else 0
             if limit:
@@ -72,6 +73,15 @@ class Sharing:
         new = share(limit, leases, claims, wants, prefer)
         for (board, worker, index), lease in zip(cells, new, strict=True):
             board.leases(worker)[index] = lease or -1
+
+
+def _places(views: list[View], of: Callable[[Key], Key]) -> dict[Key, list[tuple[View, int]]]:
+    """Return where each endpoint has its rows, those that are the same OF their keys together."""
+    places: dict[Key, list[tuple[View, int]]] = {}
+    for view in views:
+        for index, row in enumerate(view.rows):
+            places.setdefault(of(row.watched.key), []).append((view, index))
+    return places
 
 
 def _cells(view: View, row: int) -> list[Cell]:

@@ -19,14 +19,25 @@ from trackproxy.settings import AnyService, EndpointConfig, Settings
 
 
 class Key(NamedTuple):
-    """What makes an endpoint the same one."""
+    """What makes an endpoint the same one. route: if it belongs to one alone, else empty."""
 
     service: str
     node: str
     address: str
+    route: str = ""
 
     def __str__(self) -> str:
-        return " ".join(self)
+        return " ".join(part for part in self if part)
+
+    @property
+    def label(self) -> str:
+        """What operators read: the service, and the route if it has the endpoint for itself."""
+        return f"{self.service}/{self.route}" if self.route else self.service
+
+    @property
+    def shared(self) -> Key:
+        """The same for all routes: what limits and loads are counted under."""
+        return self._replace(route="")
 
 
 @dataclass(slots=True, eq=False)

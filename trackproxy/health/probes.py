@@ -19,7 +19,7 @@ from trackproxy.health.connecting import Connector
 from trackproxy.health.looking import Prober, TimedProber, probed
 from trackproxy.health.reasons import ProbeFailed, reason_of
 from trackproxy.health.session_probes import ConnectProber, SessionProber
-from trackproxy.http_sections import Probe
+from trackproxy.route_sections import Probe
 from trackproxy.session_sections import SessionService
 from trackproxy.settings import AnyService, EndpointConfig
 from trackproxy.units import Address, status_range

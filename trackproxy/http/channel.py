@@ -13,9 +13,10 @@ from trackproxy.errors import ConnectFailed
 from trackproxy.http.upstream import Upstream
 
 if TYPE_CHECKING:
+    from trackproxy.health.outliers import Outlier
     from trackproxy.http.edge import Edge
+    from trackproxy.http.group import Group
     from trackproxy.http.heads import Request
-    from trackproxy.http.service import Service
     from trackproxy.pool.endpoints import Endpoint
 
 # What this machine, not the node, is short of.
@@ -26,13 +27,14 @@ MARGIN_S = 2.0  # an idle connection is given up this long before the node says 
 class Channel:
     """Connections to one endpoint. idle: those that may be used, the last one first."""
 
-    __slots__ = ("_idle_s", "_room", "cells", "endpoint", "idle", "outlier", "service")
+    __slots__ = ("_idle_s", "_room", "cells", "endpoint", "group", "idle", "outlier", "service")
 
-    def __init__(self, service: Service, endpoint: Endpoint) -> None:
-        self.service = service
+    def __init__(self, group: Group, endpoint: Endpoint) -> None:
+        self.group = group
+        self.service = service = group.service
         self.endpoint = endpoint
         self.cells = endpoint.cells
-        self.outlier = service.ejections.outliers[endpoint]
+        self.outlier: Outlier = group.ejections.outliers[endpoint]
         self.idle: list[Upstream] = []
         self._idle_s = service.settings.keepalive.idle
         self._room = service.settings.keepalive.connections
@@ -76,11 +78,11 @@ class Channel:
         try:
             upstream = await self._connect()
         except ConnectFailed as error:
-            self.service.second_tries.connect_failed(edge, request, self.endpoint, error)
+            request.route.second_tries.connect_failed(edge, request, self.endpoint, error)
             return
         except Exception as error:
             unforeseen = ConnectFailed(f"{type(error).__name__}: {error}", local=True)
-            self.service.second_tries.connect_failed(edge, request, self.endpoint, unforeseen)
+            request.route.second_tries.connect_failed(edge, request, self.endpoint, unforeseen)
             raise
         self._count(monotonic() - start)
         try:
@@ -96,7 +98,7 @@ class Channel:
         self.cells[Counter.CONNECT_SUM_US] += int(took_s * 1e6)
         self.cells[Counter.CONNECT_TIME + bisect_left(BUCKETS_S, took_s)] += 1
         if self.outlier.failures:
-            self.service.ejections.connected(self.endpoint)
+            self.group.ejections.connected(self.endpoint)
 
     def _hand_over(self, upstream: Upstream, edge: Edge, request: Request) -> None:
         """Send REQUEST, unless its client has left or it is elsewhere by now."""

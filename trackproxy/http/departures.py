@@ -11,36 +11,37 @@ from trackproxy.pool.nodes import AdminState
 from trackproxy.tunnel import Tunnel
 
 if TYPE_CHECKING:
+    from trackproxy.http.group import Group
     from trackproxy.http.heads import Request
-    from trackproxy.http.service import Service
     from trackproxy.pool.endpoints import Endpoint
 
 
-def follow(service: Service) -> None:
+def follow(group: Group) -> None:
     """States have changed: end idle connections that nobody will use, and serve who waits."""
-    for endpoint, channel in service.channels.items():
+    for endpoint, channel in group.channels.items():
         if endpoint.node.state is AdminState.DISABLED or endpoint.health is Health.DOWN:
             channel.close_idle()
-    service.queue.wake()
+    group.queue.wake()
 
 
-def move_from(service: Service, endpoint: Endpoint) -> None:
+def move_from(group: Group, endpoint: Endpoint) -> None:
     """ENDPOINT is down: what waits for its answer, and may be sent again, goes to another one."""
-    for edge, request in _requests_at(service, endpoint):
-        if edge.upstream is not None and _may_move(service, request, endpoint):
+    for edge, request in _requests_at(group, endpoint):
+        if edge.upstream is not None and _may_move(group, request, endpoint):
             edge.upstream.give_up(Failure.DOWN)
 
 
-def end(service: Service, endpoint: Endpoint) -> None:
+def end(group: Group, endpoint: Endpoint) -> None:
     """End what is left at ENDPOINT: move what may be moved, close the rest."""
-    service.channels[endpoint].close_idle()
+    service = group.service
+    group.channels[endpoint].close_idle()
     for connection in [*service.open]:
         if isinstance(connection, Tunnel) and connection.endpoint is endpoint:
             connection.close()
-    for edge, request in _requests_at(service, endpoint):
+    for edge, request in _requests_at(group, endpoint):
         if edge.upstream is None:  # nothing was sent yet
             taken_out = Failure.ENDED.text
-            service.second_tries.failed(edge, request, Failure.CONNECT, reused=False, detail=taken_out)
+            request.route.second_tries.failed(edge, request, Failure.CONNECT, reused=False, detail=taken_out)
         elif request.answered:
             edge.upstream.abandon()
             service.release(request)
@@ -49,18 +50,18 @@ def end(service: Service, endpoint: Endpoint) -> None:
             edge.upstream.give_up(Failure.ENDED)
 
 
-def _requests_at(service: Service, endpoint: Endpoint) -> list[tuple[Edge, Request]]:
+def _requests_at(group: Group, endpoint: Endpoint) -> list[tuple[Edge, Request]]:
     return [
         (edge, edge.request)
-        for edge in service.open
+        for edge in group.service.open
         if isinstance(edge, Edge) and edge.request is not None and edge.request.endpoint is endpoint
     ]
 
 
-def _may_move(service: Service, request: Request, endpoint: Endpoint) -> bool:
+def _may_move(group: Group, request: Request, endpoint: Endpoint) -> bool:
     """Whether REQUEST may go, and find another endpoint or at least a place in the queue."""
     tried = (*request.tried, endpoint)
-    others = [e for e in service.endpoints if service.balancer.counts(e) and e not in tried]
-    if not any(other.has_room for other in others) and not (others and service.queue.has_place):
+    others = [e for e in group.endpoints if group.balancer.counts(e) and e not in tried]
+    if not any(other.has_room for other in others) and not (others and group.queue.has_place):
         return False
-    return may_retry(request, Failure.DOWN, service.settings.retry, service.sweep.now)
+    return may_retry(request, Failure.DOWN, request.route.settings.retry, group.service.sweep.now)

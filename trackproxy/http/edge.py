@@ -22,13 +22,14 @@ from trackproxy.http.heads import (
     read_request,
     without_empty_lines,
 )
-from trackproxy.http.identity import UNKNOWN, Connection, full_lines, plain_lines
+from trackproxy.http.identity import UNKNOWN, Connection, full_lines, number_of, plain_lines
 from trackproxy.tunnel import reset
 
 if TYPE_CHECKING:
     from trackproxy.http.framing import RequestBody
     from trackproxy.http.service import Service
     from trackproxy.http.upstream import Upstream
+    from trackproxy.proxy_protocol import ProxyHeader
 
 PIPELINED_BYTES = 64 * 1024
 
@@ -36,8 +37,10 @@ PIPELINED_BYTES = 64 * 1024
 class Edge(asyncio.Protocol):
     """The protocol of one client connection.
 
-    client: a number for its address, for policies that look at it. request: the one on its way.
-    upstream: the node connection that serves it. stalled: the client takes no more for now.
+    host: the client's address, empty without one. client: a number for it, for policies that look at it.
+    trusted: the peer is a proxy that says who its clients are. held: for `Quotas.leave`. began: it was opened.
+    request: the one on its way. upstream: the node connection that serves it. stalled: the client takes no
+    more for now.
     """
 
     __slots__ = (
@@ -46,12 +49,18 @@ class Edge(asyncio.Protocol):
         "_half_closed",
         "_held",
         "_plain_lines",
+        "_said",
+        "_told",
         "_unsent",
+        "began",
         "client",
         "deadline",
+        "held",
+        "host",
         "request",
         "service",
         "stalled",
+        "tls",
         "transport",
         "trusted",
         "upstream",
@@ -59,8 +68,21 @@ class Edge(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, service: Service) -> None:
+    def __init__(
+        self,
+        service: Service,
+        said: ProxyHeader | None = None,
+        tls: bool = False,
+        held: tuple[int, ...] = (),
+    ) -> None:
+        """SAID: what a trusted proxy says of the connection. HELD: what limits it is counted under already."""
         self.service = service
+        self.tls = tls
+        self.held = held
+        self.host = ""
+        self.began = False
+        self._said = said
+        self._told: bytes | None = None
         self.request: Request | None = None
         self.upstream: Upstream | None = None
         self.stalled = False
@@ -77,10 +99,18 @@ class Edge(asyncio.Protocol):
         service = self.service
         peer = transport.get_extra_info("peername")
         own = transport.get_extra_info("sockname")
+        if self._said is not None and self._said.source is not None:
+            peer, own = self._said.source, self._said.destination or own
         by_ip = isinstance(peer, tuple)
-        self._connection = Connection(peer[0].encode() if by_ip else UNKNOWN, own[1] if by_ip else 0)
-        if by_ip and service.looks_at_clients:
-            self.client, self.trusted = service.look_at(peer[0])
+        self.began = True
+        if by_ip:
+            self.host = peer[0]
+            self.trusted = service.trust.trusts(self.host)
+            if service.looks_at_clients:
+                self.client = number_of(self.host)
+        scheme = b"https" if self.tls else b"http"
+        port = own[1] if by_ip else 0
+        self._connection = Connection(self.host.encode() if by_ip else UNKNOWN, port, scheme)
         # None: the lines differ from request to request.
         plain = not self.trusted and not service.settings.forwarded
         self._plain_lines = (
@@ -199,15 +229,47 @@ class Edge(asyncio.Protocol):
     def head_for_node(self, request: Request) -> bytes:
         """Return the head of REQUEST as a node gets it; the same bytes for every try."""
         fields, ids = request.fields, self.service.ids
-        if self._plain_lines and request.host is fields.host and fields.usual and not request.one_zero:
+        if (
+            self._plain_lines
+            and request.host is fields.host
+            and fields.usual
+            and not (request.one_zero or request.tag)
+        ):
             return b"".join((request.line, fields.usual, self._plain_lines, b"%016x\r\n\r\n" % ids.next()))
         host = request.host
         if host is None:  # HTTP/1.0: sites are told apart by the address that the client reached
-            host = self.service.own_authority(self.transport.get_extra_info("sockname"))
+            host = self.own_authority()
         named = fields.named if self.trusted else {}
         via = b"1.%d %b" % (not request.one_zero, self.service.settings.via.encode())
-        lines = full_lines(self._connection, host, named, via, ids.make(), self.service.settings.forwarded)
+        lines = full_lines(
+            self._connection,
+            host,
+            named,
+            via,
+            ids.make(),
+            self.service.settings.forwarded,
+            forwarded_for=self._told if self.trusted else None,
+        )
+        if request.tag:
+            lines += b"X-Trackproxy-Agent: %b\r\n" % request.tag
         return b"%b\r\nHost: %b\r\n%b%b%b\r\n" % (request.line, host, fields.forward, lines, fields.framing)
+
+    def resolve(self, request: Request) -> None:
+        """The peer is a trusted proxy: find out who is behind it, for this request."""
+        named = request.fields.named.get
+        peer = self._connection.peer.decode()
+        self.host, self._told = self.service.trust.client(peer, named(b"x-forwarded-for"))
+        self.client = number_of(self.host)
+
+    def is_secure(self, request: Request) -> bool:
+        """Whether the client of REQUEST speaks TLS, as far as is known."""
+        if self.trusted and (said := request.fields.named.get(b"x-forwarded-proto")):
+            return said.lower() == b"https"
+        return self.tls
+
+    def own_authority(self) -> bytes:
+        """Return the authority that the client reached, for one that did not name any."""
+        return self.service.own_authority(self.transport.get_extra_info("sockname"))
 
     # --- the end of a request ---
 
@@ -242,6 +304,11 @@ class Edge(asyncio.Protocol):
         self.request = self.upstream = None
         self.service.refused += 1
         self.transport.write(self.service.local_answer(refusal.status, str(refusal), CLOSE))
+        self.linger()
+
+    def turn_away(self, status: int, reason: str) -> None:
+        """The connection is one too many: say so, and close."""
+        self.transport.write(self.service.local_answer(status, reason, CLOSE, 1))
         self.linger()
 
     def abandon(self, refusal: BadRequest) -> None:
@@ -288,6 +355,11 @@ class Edge(asyncio.Protocol):
         self.service.closed(self)
         self.request = self.upstream = None
         return self._buffer
+
+    def leave_quotas(self) -> None:
+        """The connection counts no more."""
+        self.service.leave(self.held)
+        self.held = ()
 
     # --- flow control ---
 
@@ -356,8 +428,8 @@ class Edge(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client has sent its last byte; a request that is complete still gets its answer."""
         request = self.request
-        if not self._buffer if request is None else not request.complete:
-            return False
+        if self.tls or (not self._buffer if request is None else not request.complete):
+            return False  # TLS is closed on both sides at once
         self._half_closed = True
         if request is None:
             self.service.loop.call_soon(self._read_next)  # what was sent ahead, if it is whole
@@ -368,6 +440,7 @@ class Edge(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         service = self.service
         service.closed(self)
+        self.leave_quotas()
         request = self.request
         if request is not None:
             service.forget(self, request)

@@ -20,6 +20,7 @@ from typing import TypeVar
 import httptools
 
 from trackproxy.errors import BadAnswer, BadRequest
+from trackproxy.http.cookies import set_by_node, split_cookies
 
 # Lengths of bodies that no number of octets tells.
 CHUNKED = -1
@@ -54,6 +55,7 @@ IDENTITY = frozenset(
         b"x-forwarded-port",
         b"forwarded",
         b"x-request-id",
+        b"x-trackproxy-agent",
     }
 )
 # RFC 9110, 6.5.1: fields that must not come as trailers because they change how the message is read.
@@ -63,6 +65,8 @@ NOT_TRAILERS = HOP_BY_HOP | IDENTITY | {b"host", b"expect", b"trailer", b"conten
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+;=%]*)(?::[0-9]{0,5})?")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,6})", re.IGNORECASE)
+
+_LOCATION = re.compile(rb"(?:^|\n)location:([^\r\n]*)", re.IGNORECASE)
 
 Values = dict[bytes, list[bytes]]  # by lower-case name
 
@@ -84,6 +88,7 @@ class RequestFields:
     usual: all the lines above and X-Forwarded-Host, beginning with the CRLF of the request line; it is the
         same for most requests. Nothing without Host.
     count: number of field lines.
+    cookies: values of the Cookie lines, which are in `forward`, too.
     plain: there is no body, expectation or upgrade to look after.
     """
 
@@ -99,6 +104,26 @@ class RequestFields:
     expects: bool
     upgrade: bytes
     plain: bool
+    cookies: tuple[bytes, ...] = ()
+    split: Split | None = None
+
+    def split_cookies(self, names: frozenset[bytes], ours: frozenset[bytes]) -> Split:
+        """Return the cookies of these NAMES, and the fields without OURS; remembered, as fields are.
+
+        Whoever asks has the same names all the time.
+        """
+        if self.split is None or self.split[0] is not names:
+            found, _ = split_cookies(self.cookies, names)
+            removed, left = split_cookies(self.cookies, ours) if ours else ({}, [])
+            fields = self
+            if removed:
+                lines = [line for line in self.forward.split(b"\r\n") if line and not _is_cookie(line)]
+                lines += [b"Cookie: " + value for value in left]
+                forward = b"".join(b"%b\r\n" % line for line in lines)
+                usual = _usual(self.host, forward, self.framing)
+                fields = replace(self, forward=forward, usual=usual, cookies=tuple(left), split=None)
+            self.split = (names, found, fields)
+        return self.split
 
     def in_one_zero(self) -> RequestFields:
         """Return what is left in HTTP/1.0, which knows neither Expect nor Upgrade (RFC 9110, 7.8, 10.1.1)."""
@@ -113,6 +138,10 @@ class RequestFields:
         )
 
 
+# Names of cookies, their values, and the fields without them.
+Split = tuple[frozenset[bytes], dict[bytes, list[bytes]], "RequestFields"]
+
+
 @dataclass(slots=True, eq=False)
 class AnswerFields:
     """What the fields of an answer say.
@@ -121,6 +150,7 @@ class AnswerFields:
     framing: the Content-Length line, or nothing.
     length: octets of the body, CHUNKED, or UNTIL_CLOSE if only the end of the connection ends it.
     idle_s: how long the node keeps an idle connection (Keep-Alive: timeout=), None if it does not say.
+    cookies: what the answer sets, by name. location: of a redirect, if it has one.
     """
 
     forward: bytes
@@ -130,6 +160,8 @@ class AnswerFields:
     keep_alive: bool
     upgrade: bytes
     idle_s: float | None
+    cookies: dict[bytes, bytes]
+    location: bytes
 
 
 class _Judge:
@@ -314,6 +346,22 @@ def _idle_s(values: Values) -> float | None:
     return float(hint[1]) if hint else None
 
 
+def _is_cookie(line: bytes) -> bool:
+    return line[:7].lower() == b"cookie:"
+
+
+def _cookies(forward: bytes) -> tuple[bytes, ...]:
+    """Return the values of the Cookie lines."""
+    if b"ookie:" not in forward and b"OOKIE:" not in forward:
+        return ()
+    return tuple(line[7:].strip(b" \t") for line in forward.split(b"\r\n") if _is_cookie(line))
+
+
+def _location(block: bytes) -> bytes:
+    found = _LOCATION.search(block)
+    return found[1].strip(b" \t") if found else b""
+
+
 def switch_lines(protocols: bytes) -> bytes:
     """Return the lines that ask for, or confirm, a switch of protocols (RFC 9110, 7.8)."""
     return b"Connection: Upgrade\r\nUpgrade: %b\r\n" % protocols
@@ -350,6 +398,7 @@ def _read_request_fields(block: bytes) -> RequestFields:
         expects=expects,
         upgrade=upgrade,
         plain=not (length or expects or upgrade),
+        cookies=_cookies(forward),
     )
 
 
@@ -365,6 +414,8 @@ def _read_answer_fields(block: bytes) -> AnswerFields:
         keep_alive=b"keep-alive" in connection,
         upgrade=_upgrade(values, connection),
         idle_s=_idle_s(values),
+        cookies=set_by_node(block) if b"et-" in block else {},
+        location=_location(block),
     )
 
 

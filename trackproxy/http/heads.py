@@ -22,8 +22,10 @@ from trackproxy.http.fields import (
 
 if TYPE_CHECKING:
     from trackproxy.http.framing import RequestBody
+    from trackproxy.http.route import Route
     from trackproxy.http_sections import Limits
     from trackproxy.pool.endpoints import Endpoint
+    from trackproxy.pool.stickiness import Pass
 
 # RFC 9110, 9.2.2: may be sent again. A tracking hit is a GET; nodes drop repeats by hit id.
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
@@ -51,6 +53,9 @@ _AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+;=%]+)(?
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 
 
+NO_COOKIES: dict[bytes, list[bytes]] = {}
+
+
 class Request:
     """One request: what was asked, and how far it has come.
 
@@ -59,9 +64,10 @@ class Request:
 
     line: the request line for the node. host: the host that was asked for, None if none was named.
     ending: how the head of the answer ends (CLOSE, KEEP_ALIVE or PERSISTENT).
-    deadline: until when an answer has to begin, all tries together.
+    deadline: until when an answer has to begin, all tries together. route: the class that it falls under.
     """
 
+    route: Route  # set once it is dispatched
     endpoint: Endpoint | None = None  # set while it counts as active there
     tried: tuple[Endpoint, ...] = ()
     doubted: tuple[Endpoint, ...] = ()  # of these, who answered with an error that another one may not make
@@ -73,6 +79,13 @@ class Request:
     dispatched: bool = False
     waiting: bool = False  # in the queue, since every endpoint is full
     answered: bool = False  # a byte of the answer went to the client
+    client: int = 0  # a number for whom policies take it to be from
+    cookies: dict[bytes, list[bytes]] = NO_COOKIES  # those that say where it belongs, by name
+    pass_: Pass | None = None  # what our own cookie says
+    owner: Endpoint | None = None  # where it belongs
+    wanted: Endpoint | None = None  # the same, while it waits for room there
+    extra: bytes = b""  # lines of ours for the answer
+    tag: bytes = b""  # what nodes are told that asks
 
     def __init__(self, method: bytes, line: bytes, host: bytes | None, fields: RequestFields) -> None:
         self.method = method

@@ -1,4 +1,4 @@
-"""Second tries of one service: what becomes of a request whose endpoint failed, and who is to blame for it.
+"""Second tries of one route: what becomes of a request whose endpoint failed, and who is to blame for it.
 
 Whether a request may be sent again at all is decided in `retry`; here it is done, counted, and held against
 endpoints.
@@ -16,8 +16,9 @@ from trackproxy.http.retry import Budget, Failure, may_retry
 
 if TYPE_CHECKING:
     from trackproxy.http.edge import Edge
+    from trackproxy.http.group import Group
     from trackproxy.http.heads import Request
-    from trackproxy.http.service import Service
+    from trackproxy.http_sections import HttpService
     from trackproxy.pool.endpoints import Endpoint
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,13 @@ _FREE = frozenset({Failure.CONNECT, Failure.DOWN, Failure.ENDED})
 class SecondTries:
     """Sends requests elsewhere as far as rules and budget go; else the client gets an answer."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._balancer = service.balancer
-        self._ejections = service.ejections
-        self._rules = service.settings.retry
+    def __init__(self, group: Group, settings: HttpService) -> None:
+        """SETTINGS: as the route sees them."""
+        self._group = group
+        self._service = service = group.service
+        self._balancer = group.balancer
+        self._ejections = group.ejections
+        self._rules = settings.retry
         self._statuses = frozenset(self._rules.statuses)
         self._budget = Budget(self._rules.budget, self._rules.budget_min, service.sweep.now)
 
@@ -57,7 +60,7 @@ class SecondTries:
         endpoint = request.endpoint
         assert endpoint is not None
         service, stale = self._service, reused and failure is Failure.LOST
-        log.debug("%s: %s: %s %s", service.name, endpoint.address, failure.text, detail)
+        log.debug("%s: %s: %s %s", self._group.label, endpoint.address, failure.text, detail)
         if failure in _COUNTERS:
             endpoint.cells[_COUNTERS[failure]] += 1
         if failure.cause and failure is not Failure.CONNECT and not stale:
@@ -68,15 +71,15 @@ class SecondTries:
             service.answer(edge, request, failure.status, failure.text)
             return
         _rewind(edge, request)
-        other = self._balancer.take_other(edge.client, request.tried)
+        other = self._balancer.take_other(request.client, request.tried)
         if other is None and stale:
             self._resend(edge, request, endpoint)
             return
         service.release(request)
         if other is not None:
             self._resend(edge, request, other)
-        elif service.queue.may_find_room(request):
-            service.queue.wait(edge, request)
+        elif self._group.queue.may_find_room(request):
+            self._group.queue.wait(edge, request)
         else:
             service.answer(edge, request, failure.status, failure.text)
 
@@ -123,7 +126,7 @@ class SecondTries:
             return None
         if not self._budget.take(self._sent(), now):
             return None
-        return self._balancer.take_other(edge.client, request.tried)
+        return self._balancer.take_other(request.client, request.tried)
 
     def _may_retry(self, request: Request, failure: Failure) -> bool:
         """Ask the rules and the budget; who leaves a node that is gone has its share of traffic free."""

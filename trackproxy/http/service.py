@@ -1,8 +1,10 @@
 """What the connections of one HTTP service share, and the way of a request through it.
 
 A request is `dispatch`ed once; from then on it is counted at one endpoint, or waits in the queue, or has
-got its answer. `release` is the only place that gives an endpoint back. Who waits is in `queue`; what
-becomes of failed attempts is in `second_tries`, and of endpoints that are taken out in `departures`.
+got its answer. `release` is the only place that gives an endpoint back. Which class it falls under is found
+by `matching`, how that is treated is in its `route`, and its endpoints are in that route's `group`. Who waits
+is in `queue`; what becomes of failed attempts is in `second_tries`, and of endpoints that are taken out in
+`departures`.
 """
 
 from __future__ import annotations
@@ -11,25 +13,29 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Coroutine, Sized
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
-from ipaddress import ip_address
 from math import ceil
 
+from trackproxy.board import Process
 from trackproxy.clock import Sweep
-from trackproxy.health.ejections import Ejections
-from trackproxy.http import departures
 from trackproxy.http.answers import local_answer, without_body
-from trackproxy.http.channel import Channel
+from trackproxy.http.arrivals import Arrivals
 from trackproxy.http.edge import Edge
 from trackproxy.http.framing import ChunkedReader, RequestBody
+from trackproxy.http.gate import Gate
+from trackproxy.http.group import Group
 from trackproxy.http.heads import CLOSE, IDEMPOTENT, Request
-from trackproxy.http.identity import RequestIds
-from trackproxy.http.queue import Queue
-from trackproxy.http.second_tries import SecondTries
+from trackproxy.http.identity import RequestIds, Trust
+from trackproxy.http.matching import Matcher, Pattern
+from trackproxy.http.means import Means
+from trackproxy.http.quotas import Quotas
+from trackproxy.http.route import Route
+from trackproxy.http.sticking import make_sticking
 from trackproxy.http_sections import HttpService
-from trackproxy.pool.balancer import Balancer
 from trackproxy.pool.endpoints import Endpoint
+from trackproxy.route_sections import Route as RouteConfig
+from trackproxy.served import Listening
 from trackproxy.tunnel import Linger, Tunnel, Waits
 
 log = logging.getLogger(__name__)
@@ -42,8 +48,7 @@ class Service:
 
     open: connections of clients that are not over yet. upstreams: connections to nodes.
     draining: answers close their connections.
-    alert: has the endpoint with this number on the board probed at once.
-    waiting: requests for which every endpoint is full, oldest first.
+    routes: those of the settings, then the one for the rest. groups: their endpoints.
     accepted: connections ever. refused, unavailable: requests that were answered here, with 4xx and 5xx.
     """
 
@@ -51,10 +56,16 @@ class Service:
         self,
         name: str,
         settings: HttpService,
-        endpoints: list[Endpoint],
+        groups: Mapping[str, list[Endpoint]],
         loop: asyncio.AbstractEventLoop,
         sweep: Sweep,
+        means: Means | None = None,
     ) -> None:
+        """GROUPS: the endpoints of each group, the shared one first, which has no name.
+
+        MEANS: what it shares with other services of its worker; without them there is no TLS, PROXY protocol,
+        limit of clients, nor learning of nodes' sessions.
+        """
         self.name = name
         self.settings = settings
         self.timeouts = settings.timeouts
@@ -63,61 +74,106 @@ class Service:
         self._waits = Waits(timeouts.tunnel, timeouts.write, timeouts.linger)
         # Read for each request; an attribute of the settings takes several times as long to find.
         self.idle_s = settings.timeouts.idle
-        self.response_head_s = settings.timeouts.response_head
-        self.retry_deadline_s = settings.retry.deadline
         self.max_fields = settings.limits.fields
         self.max_head = settings.limits.head
         self.checked_size = min(settings.limits.target, settings.limits.head)
         self.loop = loop
         self.sweep = sweep
         self.ids = RequestIds()
-        self.endpoints = endpoints
-        self.balancer = Balancer(endpoints, settings.balance, settings.panic_threshold)
-        self.alert: Callable[[int], None] = _nobody
-        self.queue = Queue(self)
-        self.waiting = self.queue.waiting
-        self.waited_too_long = self.queue.waited_too_long
-        self.ejections = Ejections(name, self.balancer, settings.outliers, sweep, self.queue.wake)
-        self.ejections.alert = lambda endpoint: self.alert(endpoint.index)
-        self.second_tries = SecondTries(self)
-        self.channels = {endpoint: Channel(self, endpoint) for endpoint in endpoints}
+        self.counts: dict[Process, int] = {}
+        self._means = means
+        self.routes = self._make_routes(groups)
+        self._rest = self.routes[-1]  # what no route of the settings takes
+        self.groups = [*dict.fromkeys(route.group for route in self.routes)]
+        self.cookie_names, self._asked_cookies = _cookies_of(route.settings for route in self.routes)
+        self.trust = Trust(settings.trusted_proxies)
+        self.quotas = Quotas(name, settings, means.board, means.number) if means else None
+        self.limits_connections = self.quotas is not None and self.quotas.limits_connections
+        self._gate = Gate(settings, self.routes, self.quotas)
+        self._gated = self._gate.needed
+        self._strict = b""
+        if settings.tls.listen and settings.tls.hsts:
+            self._strict = b"Strict-Transport-Security: max-age=%d\r\n" % settings.tls.hsts
+        self._special = bool(self._gated or self._asked_cookies or self._strict or settings.trusted_proxies)
+        self._arrivals: Arrivals | None = None
+        if means is not None and (settings.tls.listen or settings.accept_proxy_protocol):
+            self._arrivals = Arrivals(self, means.poller(), means.context(settings.tls))
+        patterns = [
+            Pattern(tuple(one.host), tuple(one.path), one.regex, tuple(one.method))
+            for one in settings.all_routes
+        ]
+        self._find = Matcher(patterns).find if patterns else None
         self.open: set[Edge | Tunnel | Linger] = set()
         self.upstreams = 0
         self.draining = False
         self._wait_s = 0.0
         self._on_end: Callable[[], None] = _nothing
         self.on_open: Callable[[], None] = _nothing
-        self.refresh: Callable[[], None] = _nothing
         self.accepted = 0
         self.refused = self.unavailable = 0
-        self.looks_at_clients = bool(settings.trusted_proxies) or settings.balance == "source_hash"
+        self.looks_at_clients = any(group.settings.picks_by == "source_hash" for group in self.groups)
         self._tasks: set[asyncio.Task[object]] = set()
+
+    def _make_routes(self, endpoints: Mapping[str, list[Endpoint]]) -> list[Route]:
+        """Return the routes of the settings in their order, and one for the rest of all requests."""
+        shared = Group(self, self.name, self.settings, endpoints[""])
+        routes = []
+        for one in self.settings.all_routes:
+            seen, group = self.settings.as_seen_by(one), shared
+            if one.has_own_group:
+                group = Group(self, f"{self.name}/{one.name}", seen, endpoints[one.name])
+            routes.append(self._make_route(one, group, seen))
+        return [*routes, self._make_route(None, shared, self.settings)]
+
+    def _make_route(self, config: RouteConfig | None, group: Group, seen: HttpService) -> Route:
+        learned = self._means.learned(seen.sticky) if self._means and seen.sticky else None
+        return Route(config, group, seen, make_sticking(group, seen, self.counts, learned))
 
     # --- connections of clients ---
 
-    async def listen(self, listener: socket.socket) -> asyncio.Server:
+    async def listen(self, listener: socket.socket, *, tls: bool = False) -> Listening:
         """Take clients from LISTENER until what is returned is closed; the socket stays open."""
+        if self._arrivals is not None and (tls or self.settings.accept_proxy_protocol):
+            return self._arrivals.listen(listener, tls=tls)
         unix = listener.family == socket.AF_UNIX
         create = self.loop.create_unix_server if unix else self.loop.create_server
         return await create(partial(Edge, self), sock=listener.dup(), backlog=BACKLOG)
 
-    def take(self, sock: socket.socket, peer: object = None) -> None:
+    def take(self, sock: socket.socket, peer: object = None, *, tls: bool = False) -> None:
         """Serve a client that was accepted already."""
+        if self._arrivals is not None and (tls or self.settings.accept_proxy_protocol):
+            self._arrivals.take(sock, peer, tls=tls)
+            return
         sock.setblocking(False)
         self.spawn(self.loop.connect_accepted_socket(partial(Edge, self), sock))
 
     @property
     def connections(self) -> int:
         """How many file descriptors the connections of both sides take."""
-        return len(self.open) + self.upstreams
+        return len(self.open) + self.upstreams + (self._arrivals.connections if self._arrivals else 0)
 
     def opened(self, edge: Edge) -> None:
         self.accepted += 1
         self.open.add(edge)
         self.sweep.add(edge)
         self.on_open()
+        if self.limits_connections and self.quotas is not None and not edge.held:
+            refusal, edge.held = self.quotas.admit(edge.host)
+            if refusal:
+                self.count_limited()
+                edge.turn_away(*refusal)
+                return
         if self.draining:
             edge.retire(self._wait_s)
+
+    def leave(self, held: tuple[int, ...]) -> None:
+        """A connection counts no more under its limits."""
+        if held and self.quotas is not None:
+            self.quotas.leave(held)
+
+    def count_limited(self) -> None:
+        """Count a client that was refused for what it, or all together, may have."""
+        self.counts[Process.LIMITED] = self.counts.get(Process.LIMITED, 0) + 1
 
     def linger(self, edge: Edge) -> None:
         """Let a connection end slowly; it is open until then."""
@@ -132,10 +188,10 @@ class Service:
         if self.draining and not self.open:
             self._on_end()
 
-    def look_at(self, peer: str) -> tuple[int, bool]:
-        """Return the number of a client's address, and whether it is a trusted proxy."""
-        address = ip_address(peer.partition("%")[0])
-        return int(address), any(address in network for network in self.settings.trusted_proxies)
+    def look_for_end(self) -> None:
+        """Something is over that `open` does not know."""
+        if self.draining and self.is_over:
+            self._on_end()
 
     def own_authority(self, sockname: object) -> bytes:
         """Return the authority that a client reached, for one that did not name any."""
@@ -155,17 +211,38 @@ class Service:
     def dispatch(self, edge: Edge, request: Request) -> None:
         """Find an endpoint for a new request and send it there, queue it, or answer that nobody is there."""
         request.dispatched = True
-        request.deadline = self.sweep.now + self.retry_deadline_s
-        endpoint = self.balancer.take(edge.client)
-        if endpoint is None:
-            self.queue.wait(edge, request)
+        find = self._find
+        request.route = route = (
+            self._rest if find is None else self.routes[find(request.method, request.line, request.host)]
+        )
+        request.deadline = self.sweep.now + route.retry_deadline_s
+        request.client = edge.client
+        if self._special and not self._prepare(edge, request):
             return
-        channel = self.channels[endpoint]
+        sticking = route.sticking
+        endpoint = route.take(edge.client) if sticking is None else sticking.take(edge, request)
+        if endpoint is None:
+            route.group.queue.wait(edge, request)
+            return
+        channel = route.channels[endpoint]
         if channel.idle and request.method in IDEMPOTENT:  # `send` written out: this is what nearly all need
             request.endpoint = endpoint
             channel.idle.pop().send(edge, request)
         else:
             self.send(edge, request, endpoint)
+
+    def _prepare(self, edge: Edge, request: Request) -> bool:
+        """Find out what routes need to know of REQUEST; return whether it may go on."""
+        if edge.trusted:
+            edge.resolve(request)
+            request.client = edge.client
+        if self._asked_cookies and request.fields.cookies:
+            _, request.cookies, request.fields = request.fields.split_cookies(
+                self._asked_cookies, self.cookie_names
+            )
+        if self._strict and edge.tls:
+            request.extra = self._strict
+        return not self._gated or self._gate.passes(edge, request)
 
     def send(self, edge: Edge, request: Request, endpoint: Endpoint) -> None:
         """Send REQUEST to ENDPOINT, which was taken for it.
@@ -174,7 +251,7 @@ class Service:
         what was lost that way already.
         """
         request.endpoint = endpoint
-        channel = self.channels[endpoint]
+        channel = request.route.channels[endpoint]
         if not channel.idle:
             channel.connect(edge, request)
         elif request.method in IDEMPOTENT and not request.tried:
@@ -188,14 +265,15 @@ class Service:
         endpoint = request.endpoint
         if endpoint is not None:
             request.endpoint = None
-            self.balancer.give(endpoint)
-            if self.waiting:
-                self.queue.wake()
+            group = request.route.group
+            group.balancer.give(endpoint)
+            if group.waiting:
+                group.queue.wake()
 
     def forget(self, edge: Edge, request: Request) -> None:
         """Nobody waits for the answer any more: free everything that REQUEST holds."""
         if request.waiting:
-            self.queue.leave(request)
+            request.route.group.queue.leave(request)
         if edge.upstream is not None:
             edge.upstream.abandon()
             edge.upstream = None
@@ -226,39 +304,42 @@ class Service:
 
     def answer(self, edge: Edge, request: Request, status: int, reason: str) -> None:
         """Answer REQUEST here; its connection goes on if the request was complete."""
+        self.unavailable += 1
+        self._answer(edge, request, self.local_answer(status, reason, self._ending(request)))
+
+    def refuse_request(
+        self, edge: Edge, request: Request, status: int, reason: str, retry_after_s: int = 0
+    ) -> None:
+        """Answer REQUEST here with an error that is the client's; its connection goes on."""
+        self.refused += 1
+        self._answer(edge, request, self.local_answer(status, reason, self._ending(request), retry_after_s))
+
+    def redirect(self, edge: Edge, request: Request, location: bytes) -> None:
+        """Send the client of REQUEST to LOCATION, for good; methods other than GET keep theirs."""
+        status = 301 if request.method in (b"GET", b"HEAD") else 308
+        text = f"this is served at {location.decode()}"
+        line = b"Location: %b\r\n" % location
+        answer = local_answer(status, text, line + self._ending(request), time.time())
+        self._answer(edge, request, answer)
+
+    def _ending(self, request: Request) -> bytes:
         if not request.complete or self.draining:
             request.ending = CLOSE
-        self.unavailable += 1
-        answer = self.local_answer(status, reason, request.ending)
+        return request.ending
+
+    def _answer(self, edge: Edge, request: Request, answer: bytes) -> None:
         edge.transport.write(without_body(answer) if request.method == b"HEAD" else answer)
         edge.answered()
 
-    def local_answer(self, status: int, reason: str, ending: bytes) -> bytes:
+    def local_answer(self, status: int, reason: str, ending: bytes, retry_after_s: int = 0) -> bytes:
         log.debug("%s: %d %s", self.name, status, reason)
-        retry_after_s = ceil(self.settings.queue.retry_after) if status == 503 else 0
+        if status == 503:
+            retry_after_s = ceil(self.settings.queue.retry_after)
         return local_answer(status, reason, ending, time.time(), retry_after_s)
 
-    # --- what others say ---
-
-    def idle(self, endpoint: Endpoint) -> Sized:
-        """Return the idle connections of an endpoint, as they change."""
-        return self.channels[endpoint].idle
-
-    def wake(self) -> None:
-        """There may be room now."""
-        self.queue.wake()
-
-    def follow(self) -> None:
-        """States of nodes and endpoints have changed."""
-        departures.follow(self)
-
-    def move_from(self, endpoint: Endpoint) -> None:
-        """ENDPOINT is down: what may be sent again goes to another one."""
-        departures.move_from(self, endpoint)
-
-    def end(self, endpoint: Endpoint) -> None:
-        """End what is left at ENDPOINT: move what may be moved, close the rest."""
-        departures.end(self, endpoint)
+    def waited_too_long(self, edge: Edge, request: Request) -> None:
+        """No endpoint had room for REQUEST in time."""
+        request.route.group.queue.waited_too_long(edge, request)
 
     # --- tasks and the end ---
 
@@ -278,7 +359,7 @@ class Service:
     @property
     def is_over(self) -> bool:
         """Whether no client is connected or about to be."""
-        return not self.open and not self._tasks
+        return not self.open and not self._tasks and not (self._arrivals and self._arrivals.connections)
 
     def drain(self, wait_s: float, on_end: Callable[[], None]) -> None:
         """Let each connection end with its next answer, and those between requests WAIT_S from now.
@@ -288,24 +369,30 @@ class Service:
         self.draining = True
         self.idle_s = self._wait_s = wait_s
         self._on_end = on_end
-        for channel in self.channels.values():
-            channel.close_idle()
+        for group in self.groups:
+            group.close_idle()
         for connection in [*self.open]:
             connection.retire(wait_s)
 
     def abort(self) -> None:
         """End everything at once."""
-        self.queue.leave_all()
+        for group in self.groups:
+            group.queue.leave_all()
         for task in self._tasks:
             task.cancel()
+        if self._arrivals is not None:
+            self._arrivals.abort()
         for connection in [*self.open]:
             connection.abort()
-        for channel in self.channels.values():
-            channel.close_idle()
+        for group in self.groups:
+            group.close_idle()
 
 
-def _nobody(index: int) -> None:
-    """Nobody probes yet."""
+def _cookies_of(settings: Iterable[HttpService]) -> tuple[frozenset[bytes], frozenset[bytes]]:
+    """Return the names of cookies of ours, and of all that tell where a request belongs."""
+    modes = {one.sticky.name.encode(): one.sticky.mode for one in settings if one.sticky}
+    ours = frozenset(name for name, mode in modes.items() if mode == "cookie")
+    return ours, ours | {name for name, mode in modes.items() if mode == "app_cookie"}
 
 
 def _nothing() -> None:

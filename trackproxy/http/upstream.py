@@ -15,6 +15,7 @@ from trackproxy.board import BUCKETS_S, Counter
 from trackproxy.clock import NEVER
 from trackproxy.errors import BadAnswer
 from trackproxy.http.answer_body import AnswerBody
+from trackproxy.http.cookies import without_cookies
 from trackproxy.http.fields import switch_lines
 from trackproxy.http.flow import NodeFlow
 from trackproxy.http.heads import CLOSE, HEAD_END, Answer, Request, read_answer, seen_answers
@@ -74,7 +75,7 @@ class Upstream(NodeFlow):
         body = request.body
         if body is None:
             self.transport.write(head)
-            self.deadline = self._service.sweep.now + self._service.response_head_s
+            self.deadline = self._service.sweep.now + request.route.response_head_s
         else:
             self.transport.write(head + body.take())
             self._await_answer()
@@ -98,11 +99,11 @@ class Upstream(NodeFlow):
         request = self.request
         if self._stalled:
             return
-        now, timeouts = self._service.sweep.now, self._service.timeouts
-        if self._body is not None:
-            self.deadline = now + timeouts.response
+        now = self._service.sweep.now
+        if request is not None and self._body is not None:
+            self.deadline = now + request.route.response_s
         elif request is not None and request.complete:
-            self.deadline = now + timeouts.response_head
+            self.deadline = now + request.route.response_head_s
         else:
             self.deadline = NEVER
 
@@ -146,12 +147,17 @@ class Upstream(NodeFlow):
             return
         if not request.complete or self._service.draining:
             request.ending = CLOSE  # RFC 9112, 9.3 and 9.6: an early answer ends the connection
+        head = answer.head
+        if answer.fields.cookies and self._service.cookie_names:
+            head = without_cookies(head, self._service.cookie_names)
+        if request.route.sticking is not None:
+            request.extra += request.route.sticking.answered(edge, request, self._channel.endpoint, answer)
         if answer.status < 500 and (self._outlier.failures or request.doubted):
-            self._service.second_tries.answered_well(request, self._channel.endpoint)
+            request.route.second_tries.answered_well(request, self._channel.endpoint)
         self._cells[CLASSES + answer.status // 100] += 1
         if 0 <= length <= len(body):
             self._count_time(WHOLE, WHOLE_SUM_US)
-            edge.transport.write(b"".join((answer.head, request.ending, body[:length])))
+            edge.transport.write(b"".join((head, request.extra, request.ending, body[:length])))
             self._finish(clean=length == len(body))
             return
         relayed = self._body = AnswerBody(length, request.one_zero, self._service.limits)
@@ -160,15 +166,15 @@ class Upstream(NodeFlow):
         self._count_time(FIRST_BYTE, FIRST_BYTE_SUM_US)
         request.answered = True
         self._buffer = b""
-        self.deadline = self._service.sweep.now + self._service.timeouts.response
-        edge.transport.write(b"%b%b%b" % (answer.head, relayed.framing, request.ending))
+        self.deadline = self._service.sweep.now + request.route.response_s
+        edge.transport.write(b"%b%b%b%b" % (head, relayed.framing, request.extra, request.ending))
         if body:
             self._relay(relayed, body)
 
     def _ask_elsewhere(self, edge: Edge, request: Request, status: int, whole: bool) -> bool:
         """Keep an error from the client if another endpoint may do better; return whether one is asked."""
         edge.upstream = None
-        if not self._service.second_tries.asks_elsewhere(edge, request, status):
+        if not request.route.second_tries.asks_elsewhere(edge, request, status):
             edge.upstream = self
             return False
         self._cells[CLASSES + status // 100] += 1
@@ -222,7 +228,7 @@ class Upstream(NodeFlow):
             self._fail(Failure.MALFORMED, "a switch to a protocol that nobody asked for")
             return
         if self._outlier.failures or request.doubted:
-            self._service.second_tries.answered_well(request, self._channel.endpoint)
+            request.route.second_tries.answered_well(request, self._channel.endpoint)
         edge.transport.write(b"%b%b\r\n%b" % (answer.head, switch_lines(protocol), rest))
         self._cells[CLASSES + answer.status // 100] += 1
         self._leave()
@@ -231,10 +237,11 @@ class Upstream(NodeFlow):
 
     def _relay(self, body: AnswerBody, data: bytes) -> None:
         """Pass on a part of the body."""
-        edge = self.edge
+        edge, request = self.edge, self.request
         assert edge is not None
+        assert request is not None
         if not edge.stalled:
-            self.deadline = self._service.sweep.now + self._service.timeouts.response
+            self.deadline = self._service.sweep.now + request.route.response_s
         try:
             piece = body.feed(data)
         except ValueError:
@@ -280,7 +287,7 @@ class Upstream(NodeFlow):
         assert request is not None
         self.edge = self.request = edge.upstream = None
         self._drop()
-        self._service.second_tries.failed(edge, request, failure, reused=self.used, detail=detail)
+        request.route.second_tries.failed(edge, request, failure, reused=self.used, detail=detail)
 
     def _cut(self) -> None:
         """The answer ended in the middle: nobody may take it for whole."""

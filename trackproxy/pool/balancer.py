@@ -137,11 +137,15 @@ class Balancer:
 
         Such clients stay on a node in DRAIN.
         """
-        if not endpoint.has_room or not (endpoint in self._eligible or self._may_stay(endpoint)):
+        if not endpoint.has_room or not self.may_claim(endpoint):
             return False
         endpoint.total += 1
         self._count(endpoint, 1)
         return True
+
+    def may_claim(self, endpoint: Endpoint) -> bool:
+        """Whether clients that belong to it may be sent there as soon as it has room."""
+        return endpoint in self._eligible or self._may_stay(endpoint)
 
     def give(self, endpoint: Endpoint) -> None:
         """End what `take`, `take_other` or `claim` began."""
@@ -230,7 +234,8 @@ class Balancer:
     def _may_stay(self, endpoint: Endpoint) -> bool:
         """Whether clients that belong to it may go on using it though its node is in DRAIN."""
         believed = endpoint.health is not Health.DOWN or self.panicking
-        draining = endpoint.node.state is AdminState.DRAIN and endpoint.weight > 0
+        node = endpoint.node
+        draining = node.state is AdminState.DRAIN and node.keeps and endpoint.weight > 0
         return draining and believed and not endpoint.ejected
 
     def _review(self, changed: Collection[Endpoint]) -> None:

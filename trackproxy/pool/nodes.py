@@ -19,7 +19,11 @@ class AdminState(Enum):
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One machine, shared by the endpoints of all services."""
+    """One machine, shared by the endpoints of all services.
+
+    keeps: in DRAIN, clients that belong to it may stay.
+    """
 
     name: str
     state: AdminState = AdminState.READY
+    keeps: bool = True

@@ -1,8 +1,7 @@
 """Raw TCP: sessions of NNTP, SMTP or anything else, each relayed to one node.
 
-Reading order: `greeting` and `dialogue` (what nodes and clients say, as far as it matters here), `poller`
-(who hears of sockets), `relay` (bytes both ways, with `pipes` for large amounts), `tls_relay` (the same where
-TLS ends here), `way` and `dial` (a connection to one endpoint, up to its greeting), `clients` (how a client
-is told and left), `session` (one client from its first byte to its last), `listening` and `entrance` (what
-comes before), `forwarder` (what the sessions of a service share).
+Reading order: `greeting` and `dialogue` (what nodes and clients say, as far as it matters here), `relay`
+(bytes both ways, with `pipes` for large amounts), `tls_relay` (the same where TLS ends here), `way` and
+`dial` (a connection to one endpoint, up to its greeting), `clients` (how a client is told and left),
+`session` (one client from its first byte to its last), `forwarder` (what the sessions of a service share).
 """

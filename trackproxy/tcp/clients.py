@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from trackproxy.tcp.poller import BROKEN, READABLE
+from trackproxy.sockets.poller import BROKEN, READABLE
 from trackproxy.tcp.relay import Relay
 from trackproxy.tunnel import NO_LINGER
 

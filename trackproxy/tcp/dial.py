@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Protocol
 from trackproxy.board import Counter
 from trackproxy.health.outliers import Cause
 from trackproxy.health.reasons import OUT_OF_RESOURCES
+from trackproxy.sockets.poller import BROKEN, ENDING, READABLE, WRITABLE
 from trackproxy.tcp.greeting import Greeting, judge
-from trackproxy.tcp.poller import BROKEN, ENDING, READABLE, WRITABLE
 
 if TYPE_CHECKING:
     from trackproxy.dialects import Dialect
-    from trackproxy.tcp.poller import Poller
+    from trackproxy.sockets.poller import Poller
     from trackproxy.tcp.way import Target, Way
 
 RECEIVE_BYTES = 4096

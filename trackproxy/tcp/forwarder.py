@@ -14,17 +14,17 @@ from collections.abc import Callable, Coroutine
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
-from trackproxy.board import Counter
+from trackproxy.board import Counter, Process
 from trackproxy.dialects import Reason
 from trackproxy.health.ejections import Ejections
 from trackproxy.pool.admission import Admission, Quota, key_of
 from trackproxy.pool.balancer import Balancer
 from trackproxy.pool.endpoints import Health
 from trackproxy.proxy_protocol import Peer, ProxyHeader, header
+from trackproxy.sockets.entrance import Entrance
+from trackproxy.sockets.listening import Listening
 from trackproxy.tcp.clients import PlainClient
 from trackproxy.tcp.dial import Failed
-from trackproxy.tcp.entrance import Entrance
-from trackproxy.tcp.listening import Listening
 from trackproxy.tcp.session import Session, Stage
 from trackproxy.tcp.tls_relay import TlsClient
 from trackproxy.tcp.way import Way, keep_alive
@@ -72,6 +72,8 @@ class Forwarder:
         self.balancer = Balancer(endpoints, settings.balance, settings.panic_threshold)
         self.ejections = Ejections(name, self.balancer, settings.outliers, tools.sweep, self.wake)
         self.ejections.alert = lambda endpoint: self.alert(endpoint.index)
+        self.groups = (self,)
+        self.counts: dict[Process, int] = {}
         self.alert: Callable[[int], None] = _nobody
         self.on_open: Callable[[], None] = _nothing
         self.refresh: Callable[[], None] = _nothing
@@ -112,7 +114,7 @@ class Forwarder:
         """How many file descriptors the connections of both sides, and pipes, take."""
         return 2 * (len(self.open) + self.tools.pipes.lent) + self._shaking
 
-    async def listen(self, listener: socket.socket) -> Listening:
+    async def listen(self, listener: socket.socket, *, tls: bool = False) -> Listening:
         """Take connections from LISTENER until what is returned is closed; the socket stays open."""
         listener.setblocking(False)
         keep_alive(listener)  # connections inherit it
@@ -120,7 +122,7 @@ class Forwarder:
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return Listening(listener, self.tools.poller, self._loop, self.take)
 
-    def take(self, sock: socket.socket, peer: object = None) -> None:
+    def take(self, sock: socket.socket, peer: object = None, *, tls: bool = False) -> None:
         """Serve a client; PEER: its address, as `accept` returns it."""
         sock.setblocking(False)
         self.accepted += 1

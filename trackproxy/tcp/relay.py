@@ -17,16 +17,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
+from trackproxy.sockets.poller import ENDING, ERROR, READABLE, WRITABLE
 from trackproxy.tcp.pipes import SIZE_BYTES, Pipe
-from trackproxy.tcp.poller import ENDING, ERROR, READABLE, WRITABLE
 from trackproxy.tcp.way import keep_alive
 from trackproxy.tunnel import NO_LINGER
 
 if TYPE_CHECKING:
     from trackproxy.clock import Sweep
+    from trackproxy.sockets.poller import Poller
     from trackproxy.tcp.dialogue import Dialogue
     from trackproxy.tcp.pipes import Pipes
-    from trackproxy.tcp.poller import Poller
 
 PIECE_BYTES = 16 * 1024
 BURST_BYTES = 4 * PIECE_BYTES  # after so much at once, what comes next is likely to be bulk, too

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trackproxy.tcp.poller import Poller
+    from trackproxy.sockets.poller import Poller
 
 log = logging.getLogger(__name__)
 

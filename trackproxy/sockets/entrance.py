@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from trackproxy.proxy_protocol import MAX_BYTES, ProxyHeader, ProxyProtocolError, parse
-from trackproxy.tcp.poller import ENDING, READABLE
+from trackproxy.sockets.poller import ENDING, READABLE
 
 if TYPE_CHECKING:
-    from trackproxy.tcp.poller import Poller
+    from trackproxy.sockets.poller import Poller
 
 
 class Entrance:

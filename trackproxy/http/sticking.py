@@ -1,0 +1,211 @@
+"""Sticking: how requests find the node that their client belongs to, and how clients learn where they belong.
+
+A client that cannot go to its node any more is served elsewhere at once, and belongs there then; why is
+counted at the node that it has left. One whose node is full waits for it as the queue lets it.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from trackproxy.board import Counter, Process
+from trackproxy.http.cookies import parameter, set_cookie
+from trackproxy.pool.endpoints import Health
+from trackproxy.pool.learned import Learned, key_of, number_of
+from trackproxy.pool.nodes import AdminState
+from trackproxy.pool.stickiness import Flaw, Pass, Tokens
+from trackproxy.route_sections import V4_BITS, V6_BITS
+
+if TYPE_CHECKING:
+    from trackproxy.http.edge import Edge
+    from trackproxy.http.group import Group
+    from trackproxy.http.heads import Answer, Request
+    from trackproxy.http_sections import HttpService
+    from trackproxy.pool.endpoints import Endpoint
+    from trackproxy.route_sections import Sticky
+
+FLAWS = {
+    Flaw.FORGED: Process.STICKY_FORGED,
+    Flaw.EXPIRED: Process.STICKY_EXPIRED,
+    Flaw.UNKNOWN: Process.STICKY_UNKNOWN,
+}
+PRIVATE = b"Cache-Control: private\r\n"
+
+
+class Sticking(ABC):
+    """The stickiness of one route."""
+
+    def __init__(self, group: Group, counts: dict[Process, int]) -> None:
+        self._group = group
+        self._balancer = group.balancer
+        self._counts = counts
+        self._by_name = {endpoint.node.name: endpoint for endpoint in group.endpoints}
+
+    @abstractmethod
+    def find(self, edge: Edge, request: Request) -> Endpoint | None:
+        """Return where the client of REQUEST belongs, if that is known."""
+
+    @abstractmethod
+    def answered(self, edge: Edge, request: Request, endpoint: Endpoint, answer: Answer) -> bytes:
+        """ENDPOINT has answered: return the lines that tell the client to come back there, if it needs any."""
+
+    def take(self, edge: Edge, request: Request) -> Endpoint | None:
+        """Return an endpoint for REQUEST, counted, or None if it has to wait; see `Balancer.take`."""
+        own = request.owner = self.find(edge, request)
+        if own is None:
+            return self._balancer.take(request.client)
+        if self._balancer.claim(own):
+            own.cells[Counter.STICKY_KEPT] += 1
+            return own
+        if self._balancer.may_claim(own):  # as soon as it has room
+            request.wanted = own
+            return None
+        own.cells[_cause(own)] += 1
+        return self._balancer.take(request.client)
+
+    def served(self, request: Request, endpoint: Endpoint) -> bool:
+        """Count whom ENDPOINT has got; return whether its client is new there."""
+        own = request.owner
+        if own is endpoint:
+            return False
+        endpoint.cells[Counter.STICKY_NEW] += 1
+        if own is not None and request.tried:
+            own.cells[Counter.MOVED_FAILED] += 1
+        return True
+
+
+def _cause(endpoint: Endpoint) -> Counter:
+    """Return under what a client is counted that cannot stay at ENDPOINT."""
+    if endpoint.node.state is AdminState.DISABLED:
+        return Counter.MOVED_DISABLED
+    if endpoint.health is Health.DOWN or endpoint.ejected:
+        return Counter.MOVED_DOWN
+    if endpoint.node.state is AdminState.DRAIN:
+        return Counter.MOVED_DRAIN
+    return Counter.MOVED_FULL if not endpoint.has_room else Counter.MOVED_DISABLED
+
+
+class ByCookie(Sticking):
+    """By a signed cookie of ours."""
+
+    def __init__(self, group: Group, sticky: Sticky, counts: dict[Process, int]) -> None:
+        super().__init__(group, counts)
+        self._name = sticky.name.encode()
+        self._sticky = sticky
+        self._tokens = Tokens(sticky.secrets, self._by_name, sticky.idle, sticky.lifetime)
+
+    def find(self, edge: Edge, request: Request) -> Endpoint | None:
+        flaw = None
+        now_s = int(time.time())
+        for value in request.cookies.get(self._name, ()):
+            found = self._tokens.read(value, now_s)
+            if isinstance(found, Pass):
+                request.pass_ = found
+                return self._by_name[found.node]
+            flaw = flaw or found
+        if flaw is not None:
+            self._counts[FLAWS[flaw]] = self._counts.get(FLAWS[flaw], 0) + 1
+        return None
+
+    def answered(self, edge: Edge, request: Request, endpoint: Endpoint, answer: Answer) -> bytes:
+        """Caches must not give one client's cookie to another (RFC 9111, 5.2.2.7)."""
+        new = self.served(request, endpoint)
+        now_s, pass_ = int(time.time()), request.pass_
+        if not new and pass_ is not None and not self._tokens.due(pass_, now_s):
+            return b""
+        started_s = None if new or pass_ is None else pass_.started_s
+        value = self._tokens.make(endpoint.node.name, now_s, started_s)
+        line = set_cookie(self._name, value, self._sticky.path, self._sticky.domain, edge.is_secure(request))
+        head = answer.head.lower()
+        return line if b"no-store" in head or b"private" in head else line + PRIVATE
+
+
+class ByNodesSession(Sticking):
+    """By the node's own session id, learned from its answers; all workers know what one has learned."""
+
+    def __init__(
+        self, group: Group, settings: HttpService, counts: dict[Process, int], learned: Learned
+    ) -> None:
+        super().__init__(group, counts)
+        self._service = group.service.name
+        self._name = settings.sticky.name.encode() if settings.sticky else b""
+        self._learned = learned
+        self._by_number = {number_of(name): endpoint for name, endpoint in self._by_name.items()}
+
+    @abstractmethod
+    def asked(self, request: Request) -> bytes | None:
+        """Return the session id in REQUEST."""
+
+    @abstractmethod
+    def told(self, answer: Answer) -> bytes | None:
+        """Return the session id that a node gives to a client."""
+
+    def find(self, edge: Edge, request: Request) -> Endpoint | None:
+        session = self.asked(request)
+        if not session:
+            return None
+        number = self._learned.find(key_of(self._service, session), int(time.time()))
+        return None if number is None else self._by_number.get(number)
+
+    def answered(self, edge: Edge, request: Request, endpoint: Endpoint, answer: Answer) -> bytes:
+        self.served(request, endpoint)
+        session = self.told(answer) or (self.asked(request) if answer.status < 400 else None)
+        if session:
+            number = number_of(endpoint.node.name)
+            self._learned.learn(key_of(self._service, session), number, int(time.time()))
+        return b""
+
+
+class ByNodesCookie(ByNodesSession):
+    """By a cookie that nodes set, such as JSESSIONID."""
+
+    def asked(self, request: Request) -> bytes | None:
+        return next(iter(request.cookies.get(self._name, ())), None)
+
+    def told(self, answer: Answer) -> bytes | None:
+        return answer.fields.cookies.get(self._name)
+
+
+class ByParameter(ByNodesSession):
+    """By a parameter of URLs, such as ;jsessionid=… or ?sid=…."""
+
+    def asked(self, request: Request) -> bytes | None:
+        return parameter(request.line.split(b" ", 2)[1], self._name)
+
+    def told(self, answer: Answer) -> bytes | None:
+        location = answer.fields.location
+        return parameter(location, self._name) if location else None
+
+
+class BySource(Sticking):
+    """By the network that a client comes from: its balancer does the rest."""
+
+    def find(self, edge: Edge, request: Request) -> Endpoint | None:
+        bits = 32 - V4_BITS if edge.client < 1 << 32 else 128 - V6_BITS
+        request.client = edge.client >> bits
+        return None
+
+    def answered(self, edge: Edge, request: Request, endpoint: Endpoint, answer: Answer) -> bytes:
+        return b""
+
+
+def make_sticking(
+    group: Group, settings: HttpService, counts: dict[Process, int], learn: Learned | None
+) -> Sticking | None:
+    """Return the stickiness of a route with SETTINGS, None if it has none."""
+    sticky = settings.sticky
+    match sticky.mode if sticky else "off":
+        case "cookie":
+            assert sticky is not None
+            return ByCookie(group, sticky, counts)
+        case "app_cookie":
+            assert learn is not None
+            return ByNodesCookie(group, settings, counts, learn)
+        case "parameter":
+            assert learn is not None
+            return ByParameter(group, settings, counts, learn)
+        case "source_hash":
+            return BySource(group, counts)
+    return None

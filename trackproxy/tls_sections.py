@@ -1,0 +1,107 @@
+"""Settings of TLS, towards clients and towards nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from trackproxy.sections import Section, host_name
+from trackproxy.units import FilePath, ListenAddress, Port, Span
+
+if TYPE_CHECKING:
+    from trackproxy.certificates import FileSource
+
+
+class Certificate(Section):
+    """One certificate with its key."""
+
+    certificate: FilePath = Field(description="PEM file with the certificate and its chain.")
+    private_key: FilePath = Field(
+        default="", description="PEM file with its key; empty is the certificate's own file."
+    )
+
+
+class Tls(Section):
+    """TLS towards clients; on if there is a listener for it."""
+
+    listen: list[ListenAddress] = Field(default=[], description='Where clients speak TLS, such as ":443".')
+    certificates: list[Certificate] = Field(
+        default=[], description="Certificates; the first one is for names that none of them has."
+    )
+    folder: FilePath = Field(
+        default="",
+        description="Folder of more: NAME.pem, NAME.crt and NAME.key, or NAME/fullchain.pem, privkey.pem.",
+    )
+    minimum: Literal["1.2", "1.3"] = Field(default="1.2", description="The oldest TLS that is spoken.")
+    ciphers: str = Field(
+        default="", description="Ciphers for TLS 1.2 as OpenSSL names them; empty is modern ones only."
+    )
+    hsts: Span = Field(
+        default=0, description="How long browsers shall come with TLS only (HSTS); 0s says nothing."
+    )
+    port: Port | None = Field(
+        default=None, description="Port of https URLs that are redirected to; unset is the listener's."
+    )
+
+    @property
+    def public_port(self) -> int:
+        """The port of https URLs."""
+        ports = [address.port for address in self.listen if address.port]
+        return self.port or (443 if 443 in ports or not ports else ports[0])
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Yield keys whose values are right alone and wrong together, and why; looks at the files."""
+        if self.listen and not self.certificates and not self.folder:
+            yield (
+                "listen",
+                'needs certificates = [{ certificate = "/path/to/fullchain.pem", private_key = "…" }]'
+                " or folder",
+            )
+            return
+        if not self.listen:
+            if self.certificates or self.folder:
+                key = "certificates" if self.certificates else "folder"
+                yield key, 'means nothing without listen = [":443"]'
+            return
+        from trackproxy.certificates import problems  # few services need it
+        from trackproxy.tls import check_ciphers
+
+        for problem in problems([self.source()]):
+            yield "certificates" if self.certificates else "folder", problem
+        if self.ciphers:
+            try:
+                check_ciphers(self.ciphers)
+            except ValueError as error:
+                yield "ciphers", str(error)
+
+    def source(self) -> FileSource:
+        """Return where certificates come from."""
+        from trackproxy.certificates import FileSource
+
+        return FileSource([(one.certificate, one.private_key) for one in self.certificates], self.folder)
+
+
+class UpstreamTls(Section):
+    """TLS towards nodes."""
+
+    enabled: bool = Field(default=False, description="Speak TLS to nodes; their port is 443 then.")
+    verify: bool = Field(default=True, description="Refuse nodes whose certificate is not good.")
+    ca_file: FilePath = Field(
+        default="", description="PEM file of whom to believe; empty is what this system believes."
+    )
+    server_name: Annotated[str, AfterValidator(host_name)] = Field(
+        default="", description="Name that nodes' certificates must have; empty is the host of their address."
+    )
+
+    def contradictions(self) -> Iterator[tuple[str, str]]:
+        """Yield keys whose values are right alone and wrong together, and why; looks at the files."""
+        if not self.enabled:
+            return
+        from trackproxy.tls import CertificateError, upstream_context
+
+        try:
+            upstream_context(self.verify, self.ca_file)
+        except CertificateError as error:
+            yield "ca_file", str(error)
