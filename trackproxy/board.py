@@ -144,8 +144,12 @@ class _Header(IntEnum):
     ENDPOINTS = auto()
     WORKERS = auto()
     VERSION = auto()
+    SECRET = auto()  # and the cells that follow, SECRET_CELLS in all
 
 
+SECRET_CELLS = 4  # what workers have in common and nobody else: TLS sessions are resumed by it
+
+_HEAD_CELLS = _Header.SECRET + SECRET_CELLS
 _MAGIC = int.from_bytes(b"TPBOARD\0", "big")
 # A package that is upgraded under a running supervisor may have other cells, so the number follows from them.
 # Its first item is for what they do not show, such as the order of areas.
@@ -156,7 +160,7 @@ _OWN = 7  # areas of each worker
 
 def _places(endpoints: int, workers: int) -> tuple[list[slice], int]:
     """Return where each area lies, in the order of the layout, and the cells of the whole."""
-    shared = [len(_Header), len(State) * endpoints, *[endpoints] * workers]
+    shared = [_HEAD_CELLS, len(State) * endpoints, *[endpoints] * workers]
     own = [len(Process), endpoints, endpoints, ROW * endpoints, CLIENTS, LEARNED, RATES]
     places, start = [], 0
     for cells in shared + own * workers:
@@ -182,8 +186,10 @@ class Board:
         self._clients, self._learned, self._rates = (own[n::_OWN] for n in range(4, _OWN))
 
     @classmethod
-    def create(cls, endpoints: int, workers: int) -> Board:
+    def create(cls, endpoints: int, workers: int, secret: bytes = b"") -> Board:
         """Make a board of zeros, or raise BoardError; pass its `fd` on to the workers.
+
+        SECRET: of another board, to be this one's too; a new one is made without.
 
         Its memory is taken page by page as cells are written. Its size is sealed: access to what is mapped
         and no longer in the file would kill.
@@ -191,7 +197,8 @@ class Board:
         assert endpoints >= 0
         assert workers >= 1
         size_bytes = _places(endpoints, workers)[1] * CELL_BYTES
-        head = struct.pack(f"={len(_Header)}q", _MAGIC, _LAYOUT, endpoints, workers, 0)
+        head = struct.pack("=5q", _MAGIC, _LAYOUT, endpoints, workers, 0)
+        head += secret or os.urandom(SECRET_CELLS * CELL_BYTES)
         fd = -1
         try:
             fd = os.memfd_create("trackproxy-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -207,12 +214,12 @@ class Board:
     @classmethod
     def open(cls, fd: int, *, owned: bool = False) -> Board:
         """Map the board behind FD; raise BoardError if it does not fit. owned: whether `close` closes FD."""
-        length = len(_Header) * CELL_BYTES
+        length = _HEAD_CELLS * CELL_BYTES
         try:
             head, size_bytes = os.pread(fd, length, 0), os.fstat(fd).st_size
             if len(head) < length:
                 raise BoardError("not a board: too short")
-            magic, layout, endpoints, workers, _ = struct.unpack(f"={len(_Header)}q", head)
+            magic, layout, endpoints, workers, _ = struct.unpack_from("=5q", head)
             if magic != _MAGIC or endpoints < 0 or workers < 1:
                 raise BoardError("not a board")
             if layout != _LAYOUT:
@@ -228,6 +235,11 @@ class Board:
     def version(self) -> int:
         """Moves when the supervisor has published; states are worth reading again then."""
         return self._header[_Header.VERSION]
+
+    @property
+    def secret(self) -> bytes:
+        """32 random octets that all workers of one supervisor share."""
+        return bytes(self._header[_Header.SECRET :].cast("B"))
 
     def publish(self) -> None:
         """Supervisor: have the workers read the states that were written before."""

@@ -87,14 +87,12 @@ class Worker:
         board: Board | None = None,
         number: int = 0,
         suspect: Callable[[int], None] = lambda index: None,
-        secret: bytes = b"",
     ) -> None:
-        """SECRET: see `Means`. Take column NUMBER of BOARD; without one it is alone. SUSPECT: hears of endpoints to be probed."""
+        """Take column NUMBER of BOARD; without one it is alone. SUSPECT: hears of endpoints to be probed."""
         self._settings = settings
         self._board = board
         self._number = number
         self._suspect = suspect
-        self._secret = secret
         self._nodes = {name: Node(name) for name in settings.nodes}
         self._listeners: list[tuple[Served, socket.socket, bool]] = []  # True: for TLS
         self._servers: list[Listening] = []
@@ -120,7 +118,7 @@ class Worker:
         self._board = self._board or Board.create(
             sum(len(group.endpoints) for name in services for group in groups_of(self._settings, name)), 1
         )
-        self._means = Means(self._board, self._number, self._watch_sockets, self._secret)
+        self._means = Means(self._board, self._number, self._watch_sockets)
         self._indices = count()
         for name, settings in services.items():
             service = self.services[name] = self._make(name, settings)

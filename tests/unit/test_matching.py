@@ -64,6 +64,9 @@ def test_without_patterns_nothing_matches() -> None:
         ("*.example.com", "A.b.Example.com.:80", True),
         ("*.example.com", "example.com", False),
         ("*.example.com", ".example.com", False),
+        ("*.example.com", ".a.example.com", True),
+        ("*.example.com", ".a.b", False),
+        ("*.b", ".other.b", True),
         ("*.example.com", "badexample.com", False),
         ("*.example.com", "a.example.com.evil", False),
         ("*.example.com", "a." * 2000 + "example.com", True),
@@ -82,7 +85,7 @@ def test_a_host_is_compared_without_port_case_and_last_dot(
     pattern: str, host: str | None, expected: bool
 ) -> None:
     assert matches(Pattern(hosts=(pattern,)), "/", host) is expected
-    assert matches(Pattern(hosts=("other", "*.other", pattern)), "/", host) is expected
+    assert matches(Pattern(hosts=("other", "*.other", "*.other.b", pattern)), "/", host) is expected
 
 
 @pytest.mark.parametrize(
@@ -410,15 +413,16 @@ def test_a_deep_nest_of_prefixes_is_searched_to_its_root() -> None:
 
 
 def test_memory_is_bounded_whatever_hosts_and_methods_clients_name() -> None:
-    pattern = Pattern(hosts=("a",), methods=("GET",))
+    pattern = Pattern(hosts=("a", "*.bb", "*.a.very.long.name"), methods=("GET",))
     matcher = Matcher([pattern])
     for number in range(3 * MEMO_SITES):
         method = b"M%d" % number
         assert matcher.find(method, method + b" / HTTP/1.1", b"%d.example" % number) == -1
+        assert matcher.find(b"GET", b"GET / HTTP/1.1", b"x.%d.bb" % number) == 0
     assert matcher.find(b"GET", b"GET / HTTP/1.1", b"a" * (NAME_BYTES + 1)) == -1
     assert len(matcher._sites) <= MEMO_SITES
     assert max(len(host or b"") for host in matcher._sites) <= NAME_BYTES
-    assert len(matcher._chains) <= 2
+    assert len(matcher._chains) <= 3
     assert matcher.find(b"GET", b"GET / HTTP/1.1", b"A:80") == 0
 
 

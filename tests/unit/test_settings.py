@@ -151,7 +151,7 @@ def test_a_node_gives_what_the_service_does_not_change() -> None:
 
 
 def test_the_probe_gives_the_timeout_that_neither_node_nor_service_changes() -> None:
-    (first, second) = groups_of(load(None, minimal(probe={"timeout": "2s"})), "web")[0].endpoints[0].endpoints
+    (first, second) = groups_of(load(None, minimal(probe={"timeout": "2s"})), "web")[0].endpoints
     assert (first.probe_timeout_s, second.probe_timeout_s) == (2.0, 2.0)
 
 

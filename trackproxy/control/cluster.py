@@ -24,6 +24,7 @@ from trackproxy.health.looking import Result
 from trackproxy.health.probes import make_prober
 from trackproxy.health.slow_start import share as share_of_weight
 from trackproxy.health.verdict import Verdict
+from trackproxy.pool.learned import carry
 from trackproxy.pool.nodes import AdminState
 from trackproxy.pool.panic import panics
 from trackproxy.session_sections import SessionService
@@ -39,7 +40,8 @@ UP, DOWN, STARTING = range(3)
 class Cluster:
     """Nodes and endpoints of all services.
 
-    states: what operators want of each node. moving: those whose sticky clients shall go elsewhere. views: the boards of the generations that run, newest last.
+    states: what operators want of each node. moving: those whose sticky clients shall go elsewhere. views: the
+    boards of the generations that run, newest last.
     adopted: set when there is another view.
     """
 
@@ -115,11 +117,16 @@ class Cluster:
         """
         rows = self.rows_of(settings)
         await self._find_out(rows)
-        view = View(Board.create(len(rows), max(workers, 1)), rows, settings)
+        view = View(Board.create(len(rows), max(workers, 1), self._secret()), rows, settings)
         lease_first(view, {*self._watched})
         self._carry_ejections(view)
+        _carry_learned(self.views, view)
         self._write(view)
         return view
+
+    def _secret(self) -> bytes:
+        """Return the secret of the boards so far, nothing if there is none yet."""
+        return self.views[-1].board.secret if self.views else b""
 
     def _carry_ejections(self, view: View) -> None:
         """Leave out in VIEW what is left out now: in cells of its first worker, which has not started."""
@@ -387,7 +394,14 @@ class Cluster:
             self._stop(watched)
 
 
+def _carry_learned(views: list[View], view: View) -> None:
+    """Let the workers of VIEW, none of which has started, know what the others have learned of sessions."""
+    tables = [old.board.learned(worker) for old in views for worker in range(old.board.workers)]
+    if tables:
+        carry(tables, view.board.learned(0))
+
+
 def _way_to_probe(row: Row) -> tuple[object, ...]:
     """Return how an endpoint is reached by a probe."""
-    tls = row.service.tls if isinstance(row.service, SessionService) else "off"
+    tls = row.service.tls if isinstance(row.service, SessionService) else row.service.upstream_tls
     return row.config.address, row.config.probe_timeout_s, row.config.proxy_protocol, tls

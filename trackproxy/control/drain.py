@@ -1,8 +1,8 @@
 """Drains: nodes on their way out. One verb with an end: no new clients, then nothing, then disabled.
 
 A drain ends when nothing is open on the node any more, or at its deadline; what is left then is closed, and
-requests that may be sent again go elsewhere. While sticky clients are kept they may come back at any time: a node
-that has had any in this program's time is drained up to the deadline.
+requests that may be sent again go elsewhere. While sticky clients are kept they may come back at any time: a
+node that has had any in this program's time is drained up to the deadline.
 """
 
 from __future__ import annotations

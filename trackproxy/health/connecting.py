@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import ssl
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from trackproxy.units import Address
 
@@ -24,21 +25,30 @@ class Connector:
     def __init__(self) -> None:
         self._lookups: dict[str, asyncio.Future[list[str]]] = {}
 
-    async def connect(self, address: Address, protocol: Callable[[], ProtocolT]) -> ProtocolT:
+    async def connect(
+        self,
+        address: Address,
+        protocol: Callable[[], ProtocolT],
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+    ) -> ProtocolT:
         """Return the protocol of a new connection, which the caller closes; raises OSError.
+
+        SERVER_NAME: what its certificate has to name, needed with TLS.
 
         Of the addresses of a name the first that takes a connection is used, in the resolver's order.
         """
         loop = asyncio.get_running_loop()
+        more: dict[str, Any] = {"ssl": tls, "server_hostname": server_name} if tls else {}
         if address.path:
-            return (await loop.create_unix_connection(protocol, address.path))[1]
+            return (await loop.create_unix_connection(protocol, address.path, **more))[1]
         *others, last = await self._hosts(address.host)
         for host in others:
             try:
-                return (await loop.create_connection(protocol, host, address.port))[1]
+                return (await loop.create_connection(protocol, host, address.port, **more))[1]
             except OSError:
                 continue
-        return (await loop.create_connection(protocol, last, address.port))[1]
+        return (await loop.create_connection(protocol, last, address.port, **more))[1]
 
     async def _hosts(self, host: str) -> list[str]:
         if is_ip(host):

@@ -8,6 +8,8 @@ short of counts for nothing. A new kind of probe is one class and one row of `PR
 from __future__ import annotations
 
 import asyncio
+import ssl
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -22,6 +24,7 @@ from trackproxy.health.session_probes import ConnectProber, SessionProber
 from trackproxy.route_sections import Probe
 from trackproxy.session_sections import SessionService
 from trackproxy.settings import AnyService, EndpointConfig
+from trackproxy.tls_sections import UpstreamTls
 from trackproxy.units import Address, status_range
 
 if TYPE_CHECKING:
@@ -44,7 +47,7 @@ def make_prober(
         return SessionProber(service, endpoint)
     if service.probe_type == "tcp":
         return ConnectProber(service.probe, endpoint)
-    return HttpProber(service.probe, endpoint, session)
+    return HttpProber(service.probe, endpoint, session, service.upstream_tls)
 
 
 def open_session() -> aiohttp.ClientSession:
@@ -77,7 +80,10 @@ class _ProbeConnector(aiohttp.BaseConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
     ) -> ResponseHandler:
         loop = asyncio.get_running_loop()
-        return await self._connector.connect(_address_in(req.url), lambda: _ProbeHandler(loop))
+        tls = req.ssl if isinstance(req.ssl, ssl.SSLContext) else None
+        return await self._connector.connect(
+            _address_in(req.url), lambda: _ProbeHandler(loop), tls, req.server_hostname
+        )
 
 
 class _ProbeHandler(ResponseHandler):
@@ -111,8 +117,16 @@ class _ProbeResponse(ClientResponse):
 class HttpProber(TimedProber):
     """Asks for a page. Follows no redirect, and reads no more of a body than the text needs."""
 
-    def __init__(self, probe: Probe, endpoint: EndpointConfig, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        probe: Probe,
+        endpoint: EndpointConfig,
+        session: aiohttp.ClientSession,
+        tls: UpstreamTls = UpstreamTls(),  # noqa: B008 - it is frozen
+    ) -> None:
         super().__init__(endpoint.probe_timeout_s)
+        self._tls = _context(tls.verify, tls.ca_file) if tls.enabled else None
+        self._server_name = (tls.server_name or endpoint.address.host or "localhost") if tls.enabled else None
         address = probed(probe.port, endpoint)
         self._session = session
         self._method = probe.method
@@ -125,7 +139,12 @@ class HttpProber(TimedProber):
     async def _look(self) -> str:
         self.awaited = "answer"
         answer = await self._session.request(
-            self._method, self._url, headers=self._headers, allow_redirects=False
+            self._method,
+            self._url,
+            headers=self._headers,
+            allow_redirects=False,
+            ssl=self._tls or True,
+            server_hostname=self._server_name,
         )
         try:
             await self._judge(answer)
@@ -150,6 +169,13 @@ class HttpProber(TimedProber):
             if len(body) == TEXT_BYTES:
                 break
         return False
+
+
+@lru_cache
+def _context(verify: bool, ca_file: str) -> ssl.SSLContext:
+    from trackproxy.tls import upstream_context  # few services need it
+
+    return upstream_context(verify, ca_file)
 
 
 def _url(address: Address, target: str) -> URL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ssl
 
 import aiohttp
 
@@ -33,6 +34,8 @@ def is_local(error: Exception) -> bool:
 
 def reason_of(error: Exception) -> str:
     """Return one phrase; the messages of libraries are for what has no words here."""
+    if isinstance(error, ssl.SSLError):
+        return tls_reason(error)
     if isinstance(error, OSError):
         return _system_reason(error)
     if isinstance(error, aiohttp.ServerDisconnectedError):
@@ -42,6 +45,13 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientResponseError):
         return "the answer is malformed"
     return str(error) if isinstance(error, ProbeFailed) else f"{type(error).__name__}: {error}"
+
+
+def tls_reason(error: ssl.SSLError) -> str:
+    """Return why there is no TLS with a node, in one phrase."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not good: {error.verify_message}"
+    return f"no TLS: {(error.reason or str(error)).lower().replace('_', ' ')}"
 
 
 def _system_reason(error: OSError) -> str:

@@ -16,8 +16,8 @@ from trackproxy.dialects import DIALECTS, Dialect
 from trackproxy.health.connecting import Connector
 from trackproxy.health.looking import TimedProber, probed
 from trackproxy.health.reasons import ProbeFailed
-from trackproxy.route_sections import Probe
 from trackproxy.proxy_protocol import LOCAL_V2, Peer, header_v1
+from trackproxy.route_sections import Probe
 from trackproxy.session_sections import SessionService
 from trackproxy.settings import EndpointConfig
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ssl
 from bisect import bisect_left
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trackproxy.board import BUCKETS_S, Counter
 from trackproxy.errors import ConnectFailed
+from trackproxy.health.reasons import tls_reason
 from trackproxy.http.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -27,7 +29,17 @@ MARGIN_S = 2.0  # an idle connection is given up this long before the node says 
 class Channel:
     """Connections to one endpoint. idle: those that may be used, the last one first."""
 
-    __slots__ = ("_idle_s", "_room", "cells", "endpoint", "group", "idle", "outlier", "service")
+    __slots__ = (
+        "_idle_s",
+        "_room",
+        "_tls",
+        "cells",
+        "endpoint",
+        "group",
+        "idle",
+        "outlier",
+        "service",
+    )
 
     def __init__(self, group: Group, endpoint: Endpoint) -> None:
         self.group = group
@@ -36,6 +48,8 @@ class Channel:
         self.cells = endpoint.cells
         self.outlier: Outlier = group.ejections.outliers[endpoint]
         self.idle: list[Upstream] = []
+        named = group.settings.upstream_tls.server_name or endpoint.address.host or "localhost"
+        self._tls: dict[str, Any] = {"ssl": group.tls, "server_hostname": named} if group.tls else {}
         self._idle_s = service.settings.keepalive.idle
         self._room = service.settings.keepalive.connections
 
@@ -116,11 +130,15 @@ class Channel:
         try:
             async with asyncio.timeout(timeout_s):
                 if address.path:
-                    _, upstream = await loop.create_unix_connection(self._make, address.path)
+                    _, upstream = await loop.create_unix_connection(self._make, address.path, **self._tls)
                 else:
-                    _, upstream = await loop.create_connection(self._make, address.host, address.port)
+                    _, upstream = await loop.create_connection(
+                        self._make, address.host, address.port, **self._tls
+                    )
         except TimeoutError as error:
             raise ConnectFailed(f"no connection within {timeout_s:g} s") from error
+        except ssl.SSLError as error:
+            raise ConnectFailed(tls_reason(error)) from error
         except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be looked up
             raise ConnectFailed(
                 str(error), local=getattr(error, "errno", None) in OUT_OF_RESOURCES

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from trackproxy.http.agents import RULES, AgentRule, Agents, user_agent_in
 from trackproxy.http.identity import Trust
+from trackproxy.http.matching import climbs
 
 if TYPE_CHECKING:
     from trackproxy.http.edge import Edge
@@ -36,6 +37,9 @@ class Gate:
     def passes(self, edge: Edge, request: Request) -> bool:
         """Return whether REQUEST may go on; if not, it has got its answer."""
         route = request.route
+        if self._access and climbs(request.line):
+            edge.service.refuse_request(edge, request, 400, "dot segments are read in more than one way")
+            return False
         if route in self._access and not self._access[route].trusts(edge.host):
             edge.service.refuse_request(edge, request, 403, "this page is not for your network")
             return False

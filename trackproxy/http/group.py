@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ class Group:
         self.waiting = self.queue.waiting
         self.ejections = Ejections(label, self.balancer, settings.outliers, service.sweep, self.queue.wake)
         self.ejections.alert = lambda endpoint: self.alert(endpoint.index)
+        self.tls = _context(settings)
         self.channels = {endpoint: Channel(self, endpoint) for endpoint in endpoints}
 
     def idle(self, endpoint: Endpoint) -> Sized:
@@ -63,6 +65,15 @@ class Group:
     def end(self, endpoint: Endpoint) -> None:
         """End what is left at ENDPOINT: move what may be moved, close the rest."""
         departures.end(self, endpoint)
+
+
+def _context(settings: HttpService) -> ssl.SSLContext | None:
+    """Return what nodes are spoken to with, None for plain HTTP."""
+    if not settings.upstream_tls.enabled:
+        return None
+    from trackproxy.tls import upstream_context  # few services need it
+
+    return upstream_context(settings.upstream_tls.verify, settings.upstream_tls.ca_file)
 
 
 def _nobody(index: int) -> None:

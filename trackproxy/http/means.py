@@ -27,16 +27,12 @@ FOREVER_S = 10 * 365 * 86400
 
 
 class Means:
-    """The board of a worker, its poller, and certificates.
+    """The board of a worker, its poller, and certificates; NUMBER is the worker's on the board."""
 
-    secret: what TLS sessions are resumed by, the same in all workers; empty is by each alone.
-    """
-
-    def __init__(self, board: Board, number: int, poller: Callable[[], Poller], secret: bytes = b"") -> None:
+    def __init__(self, board: Board, number: int, poller: Callable[[], Poller]) -> None:
         self.board = board
         self.number = number
         self.poller = poller
-        self._secret = secret
         self._tickets: Tickets | None = None
         self._contexts: list[ssl.SSLContext] = []
         self._certificates: list[Certificates] = []
@@ -60,8 +56,8 @@ class Means:
         from trackproxy.tickets import Tickets
         from trackproxy.tls import listener_context
 
-        if self._secret and self._tickets is None:
-            self._tickets = Tickets(self._secret)
+        if self._tickets is None:
+            self._tickets = Tickets(self.board.secret)
         certificates = Certificates([tls.source()])
         context = listener_context(
             certificates, minimum=tls.minimum, ciphers=tls.ciphers, tickets=self._tickets
