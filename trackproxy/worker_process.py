@@ -29,10 +29,16 @@ def main() -> None:
         order = Order.receive(control)
     except EOFError:
         return  # it was a spare one, or its supervisor is gone
+    sys.unraisablehook = _unraisable
     log_to_stderr(order.settings.log_level, f"worker {order.number + 1}")
     raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(order, control))
+
+
+def _unraisable(what: sys.UnraisableHookArgs) -> None:
+    """Note an exception that nobody could catch; clients cause some, such as with a name in TLS that is none."""
+    log.debug("ignored in %r: %r", what.object, what.exc_value)
 
 
 async def _serve(order: Order, control: socket.socket) -> None:

@@ -455,6 +455,37 @@ def test_a_client_that_stops_sending_is_let_go_in_time(sent: bytes, timeout: str
     stage.assert_at_rest()
 
 
+@pytest.mark.parametrize(
+    ("octets", "rate", "status"),
+    [(1, 1, 408), (20, 1, 0), (20, 2, 408), (1, 0, 0)],
+    ids=["trickle", "slow", "too slow", "not asked"],
+)
+def test_a_body_has_to_come_at_some_rate(octets: int, rate: int, status: int) -> None:
+    stage = Stage(timeouts=TIMEOUTS, limits={"body_rate": rate})
+    client, node = asked(stage, b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n")
+    for _ in range(20):
+        if not client.eof:
+            client.receive(b"a" * octets)  # always before the body's own timeout
+            stage.after(TIMEOUTS["body"] / 2)
+    answer = client.taken()
+    assert (status_of(answer) if answer else 0) == status
+    leave(stage, client)
+
+
+def test_a_client_that_waits_for_its_node_is_not_called_slow() -> None:
+    stage = Stage(timeouts=TIMEOUTS, limits={"body_rate": len(BIG)})
+    client, node = asked(stage, b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (2 * len(BIG)))
+    node.stuck = True
+    client.receive(BIG)
+    stage.after(TIMEOUTS["write"] - 5)
+    node.drain()
+    stage.after(TIMEOUTS["body"] - 5)
+    assert client.taken() == b""
+    stage.after(10)
+    assert status_of(client.taken()) == 408
+    leave(stage, client)
+
+
 def test_an_idle_client_is_let_go_in_time() -> None:
     stage = Stage(timeouts=TIMEOUTS)
     client, node = asked(stage)

@@ -44,10 +44,12 @@ class Edge(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_body_due",
         "_buffer",
         "_connection",
         "_half_closed",
         "_held",
+        "_held_at",
         "_plain_lines",
         "_said",
         "_told",
@@ -92,6 +94,8 @@ class Edge(asyncio.Protocol):
         self._buffer = b""
         self._half_closed = False
         self._held = False  # reading is paused
+        self._held_at = 0.0
+        self._body_due = NEVER  # by then a body that comes slowly has to have come further
         self._unsent = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -167,6 +171,8 @@ class Edge(asyncio.Protocol):
         fields, data = request.fields, self._buffer
         if fields.length:
             request.body = self.service.new_body(fields.length)
+            if self.service.limits.body_rate:
+                self._body_due = self.service.sweep.now + self.service.timeouts.body
             self._buffer = b""
             self._feed(request, request.body, data)
         if fields.expects and not data:  # RFC 9110, 10.1.1: answered here, so that a node never sees it
@@ -193,6 +199,8 @@ class Edge(asyncio.Protocol):
     def _feed(self, request: Request, body: RequestBody, data: bytes) -> None:
         """Give DATA to the body; what comes after its end is the next request. Raises BadRequest."""
         body.feed(data)
+        if self._body_due != NEVER:
+            self._body_due += len(data) / self.service.limits.body_rate
         request.complete = body.complete
         if body.complete:
             self._buffer = body.rest
@@ -218,7 +226,7 @@ class Edge(asyncio.Protocol):
         if request is None:
             self.deadline = now + self.service.idle_s
         elif not request.complete and not self._held and not request.answered:
-            self.deadline = now + timeouts.body
+            self.deadline = min(now + timeouts.body, self._body_due)
         elif self._half_closed and not request.answered:
             self.deadline = now + timeouts.client_gone
         else:
@@ -367,6 +375,7 @@ class Edge(asyncio.Protocol):
         """Stop reading; whoever calls it has a deadline of its own."""
         if not self._held and not self.transport.is_closing():
             self._held = True
+            self._held_at = self.service.sweep.now
             self.transport.pause_reading()
             if self.request is not None and not self.request.waiting:
                 self.watch()
@@ -375,6 +384,7 @@ class Edge(asyncio.Protocol):
         """Read on."""
         if self._held and not self.transport.is_closing():
             self._held = False
+            self._body_due += self.service.sweep.now - self._held_at  # nobody else's slowness counts
             self.transport.resume_reading()
             if self.request is not None and not self.request.waiting:
                 self.watch()
