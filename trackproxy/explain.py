@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import UnionType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from trackproxy.units import Notation, quoted
+from trackproxy.units import Hidden, Notation, quoted
 
 KeyPath = tuple[str | int, ...]
 
@@ -67,7 +67,7 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
         return unknown_key(path, keys_at(model, location[:-1]))
     if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
         path = (*path, str(detail["ctx"]["discriminator"]).strip("'"))
-    return Problem(path, _sentence(detail))
+    return Problem(path, _sentence(detail, hidden=_hides(model, location)))
 
 
 def _untagged(model: type[BaseModel], location: KeyPath) -> KeyPath:
@@ -75,7 +75,8 @@ def _untagged(model: type[BaseModel], location: KeyPath) -> KeyPath:
     return tuple(key for key, _, tag in _walk(model, location) if not tag)
 
 
-def _sentence(detail: ErrorDetails) -> str:
+def _sentence(detail: ErrorDetails, *, hidden: bool) -> str:
+    """Return what is wrong; HIDDEN: without the value, which may be a secret."""
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
@@ -90,7 +91,40 @@ def _sentence(detail: ErrorDetails) -> str:
         *others, last = re.findall(r"'(\w+)'", str(context["expected_tags"]))
         expected = ", ".join(f'"{tag}"' for tag in others)
         return f'must be {expected} or "{last}", not {quoted(context["tag"])}'
-    return f"must be {_EXPECTED[kind]}, not {quoted(detail['input'])}"
+    return f"must be {_EXPECTED[kind]}, not {_shown(detail['input'], hidden=hidden)}"
+
+
+def _shown(value: object, *, hidden: bool) -> str:
+    """Return a value of the wrong kind as a message shows it, or only its kind if that says more."""
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    if value is None:
+        return "null"
+    if hidden and not isinstance(value, bool):
+        return "text" if isinstance(value, str) else "a number"
+    return quoted(value)
+
+
+def _hides(model: type[BaseModel], location: KeyPath) -> bool:
+    """Return whether what stands at a location is a secret, or has a place for one."""
+    section: type[BaseModel] | None = model
+    field = None
+    for key, inner, _ in _walk(model, location):
+        if section is not None and key in section.model_fields:
+            field = section.model_fields[str(key)]
+            if _is_hidden(field):
+                return True
+        section = inner
+    return field is not None and _holds_hidden(_sections(field.annotation)[0])
+
+
+def _holds_hidden(kinds: list[type[BaseModel]]) -> bool:
+    fields = [field for kind in kinds for field in kind.model_fields.values()]
+    return any(_is_hidden(field) or _holds_hidden(_sections(field.annotation)[0]) for field in fields)
+
+
+def _is_hidden(field: FieldInfo) -> bool:
+    return any(isinstance(mark, Hidden) for mark in field.metadata)
 
 
 def unknown_key(path: KeyPath, known: Iterable[str], what: str = "key") -> Problem:
@@ -115,10 +149,10 @@ def _walk(
     """Yield each key of a location, the section that it leads into, and whether it only says which kind."""
     section: type[BaseModel] | None = model
     kinds: list[type[BaseModel]] = []
-    named = False
+    several = ""
     for key in location:
-        if named:  # the name of one of several
-            named = False
+        if several:  # which of them
+            several = ""
             section = kinds[0] if len(kinds) == 1 else None
             yield key, section, False
         elif section is None and kinds:
@@ -126,8 +160,8 @@ def _walk(
             kinds = []
             yield key, section, True
         elif section is not None and key in section.model_fields:
-            kinds, named = _sections(section.model_fields[str(key)].annotation)
-            section = kinds[0] if len(kinds) == 1 and not named else None
+            kinds, several = _sections(section.model_fields[str(key)].annotation)
+            section = kinds[0] if len(kinds) == 1 and not several else None
             yield key, section, False
         else:
             section = None
@@ -160,19 +194,23 @@ def _groups(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, list[tup
         if not inner[key][0]
     ]
     yield (model.__doc__ or "").partition("\n")[0], rows
-    for key, (sections, named) in inner.items():
+    for key, (sections, several) in inner.items():
         for section in sections:
-            yield from _groups(section, f"{prefix}{key}." + ("<name>." if named else ""))
+            yield from _groups(section, f"{prefix}{key}{several}.")
 
 
-def _sections(annotation: Any) -> tuple[list[type[BaseModel]], bool]:
-    """Return the kinds of section that a field may hold, none for a plain value; and whether one per name."""
-    if get_origin(annotation) is dict:
-        return _sections(get_args(annotation)[1])[0], True
-    if get_origin(annotation) is Annotated:
-        return _sections(get_args(annotation)[0])
-    parts = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)], False
+def _sections(annotation: Any) -> tuple[list[type[BaseModel]], str]:
+    """Return the kinds of section that a field may hold, none for a plain value; and how one of several is
+    told from the others: ".<name>", "[]", or nothing if there is only one."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is dict:
+        return _sections(arguments[1])[0], ".<name>"
+    if origin is list:
+        return _sections(arguments[0])[0], "[]"
+    if origin is Annotated:
+        return _sections(arguments[0])
+    parts = arguments if origin in (Union, UnionType) else (annotation,)
+    return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)], ""
 
 
 def _default(field: FieldInfo) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trackproxy.presets import PRESETS
+from trackproxy.explain import KeyPath
+from trackproxy.presets import PRESETS, PresetRoute
 from trackproxy.route_sections import (
     Agents,
     ClientQuota,
-    OptionalSticky,
     Probe,
     Route,
+    ServiceSticky,
     Sticky,
     merged,
 )
@@ -128,7 +130,7 @@ class HttpService(Service):
     limits: Limits = Field(default=Limits(), description="The largest messages that are accepted.")
     queue: Queue = Field(default=Queue(), description="Requests that wait while every endpoint is full.")
     keepalive: Keepalive = Field(default=Keepalive(), description="Connections to nodes that are kept.")
-    sticky: OptionalSticky = Field(default=Sticky(), description="How clients stay at one node.")
+    sticky: ServiceSticky = Field(default=Sticky(), description="How clients stay at one node.")
     tls: Tls = Field(default=Tls(), description="TLS towards clients.")
     upstream_tls: UpstreamTls = Field(default=UpstreamTls(), description="TLS towards nodes.")
     per_client: ClientQuota = Field(default=ClientQuota(), description="What one client may have.")
@@ -151,7 +153,7 @@ class HttpService(Service):
     @property
     def picks_by(self) -> str:
         """The policy by which endpoints are picked."""
-        return "source_hash" if self.sticky and self.sticky.mode == "source_hash" else self.balance
+        return "source_hash" if self.sticky.mode == "source_hash" else self.balance
 
     @property
     def listeners(self) -> list[Address]:
@@ -165,22 +167,17 @@ class HttpService(Service):
 
     @property
     def all_routes(self) -> list[Route]:
-        """Your routes, then those of the preset; what yours with a preset's name says goes into that one."""
+        """Your routes, then those of the preset in its order.
+
+        A route of yours with the name of a preset's is no route more: what it sets goes into that one.
+        """
         own = {route.name: route for route in self.routes}
-        preset = {
-            row.name: Route(
-                name=row.name,
-                path=list(row.prefixes),
-                regex=row.regex,
-                method=list(row.methods),
-                sticky=None if row.sticky else Sticky(),
-            )
-            for row in PRESETS.get(self.preset, ())
-        }
-        first = [route for name, route in own.items() if name not in preset or _has_pattern(route)]
-        rest = [_changed(route, own[name]) if name in own else route for name, route in preset.items()]
-        taken = {route.name for route in first}
-        return [*first, *(route for route in rest if route.name not in taken)]
+        preset = [_preset_route(row) for row in PRESETS.get(self.preset, ())]
+        names = {route.name for route in preset}
+        return [
+            *(route for route in self.routes if route.name not in names),
+            *(_changed(route, own[route.name]) if route.name in own else route for route in preset),
+        ]
 
     def as_seen_by(self, route: Route) -> HttpService:
         """Return the service with what ROUTE has of its own."""
@@ -195,44 +192,84 @@ class HttpService(Service):
             changes["nodes"] = {name: self.nodes.get(name, EndpointSettings()) for name in route.nodes}
         return self.model_copy(update=changes)
 
-    def contradictions(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    def contradictions(self) -> Iterator[tuple[KeyPath, str]]:
         """Yield keys whose values are right alone and wrong together, and why."""
         if not self.listeners:
             yield ("listen",), 'is required, such as [":80"]'
         if self.accept_proxy_protocol and not self.trusted_proxies:
             yield ("accept_proxy_protocol",), 'needs trusted_proxies, such as ["10.0.0.0/8"]'
         if self.preset and self.preset not in PRESETS:
-            known = ", ".join(quoted(name) for name in PRESETS)
-            yield ("preset",), f"must be one of {known}, not {quoted(self.preset)}"
-        for section in ("tls", "upstream_tls", "sticky"):
-            for key, text in getattr(self, section).contradictions():
-                yield (section, key), text
-        if self.per_client.burst and not self.per_client.max_request_rate:
-            yield ("per_client", "burst"), "means nothing without max_request_rate"
+            yield ("preset",), _unknown_preset(self.preset)
+        for section in ("tls", "upstream_tls", "sticky", "per_client", "agents"):
+            for keys, text in getattr(self, section).contradictions():
+                yield (section, *keys), text
         yield from self._route_problems()
+        yield from self._order_problems()
+        yield from self._name_problems()
 
-    def _route_problems(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    def _route_problems(self) -> Iterator[tuple[KeyPath, str]]:
         names: set[str] = set()
         for index, route in enumerate(self.routes):
             if route.name in names:
                 yield ("routes", index, "name"), f"{quoted(route.name)} is taken by another route"
             names.add(route.name)
-            for keys, text in self._problems_of(route):
-                yield ("routes", index, *keys), text
+            if route.sticky is not None:
+                for keys, text in route.sticky.contradictions():
+                    yield ("routes", index, "sticky", *keys), text
+            if route.https and not self.tls.listen:
+                yield ("routes", index, "https"), 'needs tls.listen = [":443"] in the service'
 
-    def _problems_of(self, route: Route) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        if route.sticky is not None:
-            for key, text in route.sticky.contradictions():
-                yield ("sticky", key), text
-        for place, node in enumerate(route.nodes):
-            if self.nodes and node not in self.nodes:
-                yield ("nodes", place), f"is no node of the service; it has {', '.join(self.nodes)}"
-        if route.https and not self.tls.listen:
-            yield ("https",), 'needs tls.listen = [":443"] in the service'
+    def _order_problems(self) -> Iterator[tuple[KeyPath, str]]:
+        """Yield routes that no request can reach, since one before them takes everything."""
+        places = {route.name: index for index, route in enumerate(self.routes)}
+        routes = iter(self.all_routes)
+        wide = next((route for route in routes if route.takes_everything), None)
+        behind = [route.name for route in routes]
+        if wide is None or not behind:
+            return
+        for name in behind:
+            if name in places:
+                yield (
+                    ("routes", places[name]),
+                    f"{quoted(name)} comes after {quoted(wide.name)}, which takes everything",
+                )
+        if places.keys().isdisjoint(behind):
+            names = ", ".join(behind)
+            yield (
+                ("routes", places[wide.name]),
+                f"takes everything, so nothing is left for the preset's {names}",
+            )
+
+    def _name_problems(self) -> Iterator[tuple[KeyPath, str]]:
+        """Yield ways to stay that look for the same name in requests, and mean something else by it."""
+        known = {self.sticky.name: ("the service", self.sticky)} if self.sticky.goes_by_name else {}
+        for index, route in enumerate(self.routes):
+            sticky = route.sticky
+            if sticky is None or not sticky.goes_by_name:
+                continue
+            whose, other = known.setdefault(sticky.name, (f"route {quoted(route.name)}", sticky))
+            if key := sticky.difference(other):
+                yield (
+                    ("routes", index, "sticky", "name"),
+                    f"{quoted(sticky.name)} is used by {whose} too, with another {key}; take another name",
+                )
 
 
-def _has_pattern(route: Route) -> bool:
-    return bool(route.path or route.regex or route.host or route.method)
+def _unknown_preset(name: str) -> str:
+    known = ", ".join(quoted(one) for one in PRESETS)
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), PRESETS, n=1)
+    hint = f"; did you mean {quoted(near[0])}?" if near else ""
+    return f"must be one of {known}, not {quoted(name)}{hint}"
+
+
+def _preset_route(row: PresetRoute) -> Route:
+    return Route(
+        name=row.name,
+        path=list(row.prefixes),
+        regex=row.regex,
+        method=list(row.methods),
+        sticky=None if row.sticky else Sticky(),
+    )
 
 
 def _changed(route: Route, own: Route) -> Route:

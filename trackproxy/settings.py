@@ -177,8 +177,9 @@ def _contradictions(settings: Settings) -> Iterator[Problem]:
         for node in unknown:
             yield unknown_key(("services", name, "nodes", node), settings.nodes, "node")
         if not unknown:
-            yield from _endpoint_problems(settings, name)
-        yield from _route_node_problems(settings, name, service)
+            yield from _endpoint_problems(settings, ("services", name), service)
+        if isinstance(service, HttpService):
+            yield from _route_node_problems(settings, name, service)
         yield from (Problem(("services", name, *keys), text) for keys, text in service.contradictions())
     for (_, first), (path, second) in combinations(_listeners(settings), 2):
         if overlap(first, second):
@@ -186,26 +187,40 @@ def _contradictions(settings: Settings) -> Iterator[Problem]:
     yield from _shared_ports(settings)
 
 
-def _endpoint_problems(settings: Settings, name: str) -> Iterator[Problem]:
-    endpoints = endpoints_of(settings, settings.services[name])
+def _endpoint_problems(settings: Settings, path: KeyPath, service: AnyService) -> Iterator[Problem]:
+    """Yield what is wrong with the endpoints of a service, or of one route of it; PATH is where it stands."""
+    endpoints = endpoints_of(settings, service)
     if not any(endpoint.weight for endpoint in endpoints):
-        yield Problem(("services", name), "has no node with a weight above 0, so nobody would serve it")
+        yield Problem(path, "has no node with a weight above 0, so nobody would serve it")
     for endpoint in endpoints:
         if not endpoint.address.path and not endpoint.address.port:
             yield Problem(
-                ("services", name),
+                path,
                 f"needs a port for {endpoint.node}, such as nodes.{endpoint.node}.port = 8000",
             )
 
 
-def _route_node_problems(settings: Settings, name: str, service: AnyService) -> Iterator[Problem]:
-    """Yield nodes of routes that nobody knows."""
-    if isinstance(service, HttpService):
-        for index, route in enumerate(service.routes):
-            for place, node in enumerate(route.nodes):
-                if node not in settings.nodes:
-                    path = ("services", name, "routes", index, "nodes", place)
-                    yield Problem(path, unknown_key((node,), settings.nodes, "node").text)
+def _route_node_problems(settings: Settings, name: str, service: HttpService) -> Iterator[Problem]:
+    """Yield what is wrong with nodes that routes have for themselves."""
+    for index, route in enumerate(service.routes):
+        path: KeyPath = ("services", name, "routes", index)
+        problems = [
+            Problem((*path, "nodes", place), text)
+            for place, node in enumerate(route.nodes)
+            if (text := _no_node(settings, service, node))
+        ]
+        yield from problems
+        if route.nodes and not problems:
+            yield from _endpoint_problems(settings, path, service.as_seen_by(route))
+
+
+def _no_node(settings: Settings, service: HttpService, node: str) -> str:
+    """Return why a route of a service cannot have a node, if it cannot."""
+    if node not in settings.nodes:
+        return unknown_key((node,), settings.nodes, "node").text
+    if service.nodes and node not in service.nodes:
+        return f"{quoted(node)} is no node of the service, which has {', '.join(service.nodes)}"
+    return ""
 
 
 def _shared_ports(settings: Settings) -> Iterator[Problem]:

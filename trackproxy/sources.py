@@ -118,14 +118,30 @@ def _lines(text: str) -> Iterator[tuple[KeyPath, int]]:
     """Yield every key of a valid file with the first line that names it."""
     table: KeyPath = ()
     seen: set[KeyPath] = set()
+    last: dict[KeyPath, int] = {}  # the index of the latest [[table]] of each list of tables
     for line, header, tree in _statements(text):
-        paths = [path if header else table + path for path in _paths(tree)]
+        paths = [table + path for path in _paths(tree)]
+        if header:
+            table = _header(list(_paths(tree))[-1], last)
+            paths = [table[:size] for size in range(1, len(table) + 1)]
         for path in paths:
             if path not in seen:
                 seen.add(path)
                 yield path, line
-        if header and paths:
-            table = paths[-1]
+
+
+def _header(path: KeyPath, last: dict[KeyPath, int]) -> KeyPath:
+    """Return the path that a header means, and count it; alone, [[a.b]] reads as the first of its list.
+
+    What a header says of a list of tables is about the latest one: [a.b.c] after the second [[a.b]] is a.b[1].c.
+    """
+    *keys, end = path
+    table: KeyPath = ()
+    for key in keys if end == 0 else path:
+        table += (last[table], key) if table in last else (key,)
+    if end == 0:
+        last[table] = last.get(table, -1) + 1
+    return (*table, last[table]) if end == 0 else table
 
 
 def _statements(text: str) -> Iterator[tuple[int, bool, Tree]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from trackproxy.explain import KeyPath
 from trackproxy.sections import Section, host_name
 from trackproxy.units import FilePath, ListenAddress, Port, Span
 
@@ -51,30 +52,39 @@ class Tls(Section):
         ports = [address.port for address in self.listen if address.port]
         return self.port or (443 if 443 in ports or not ports else ports[0])
 
-    def contradictions(self) -> Iterator[tuple[str, str]]:
+    def contradictions(self) -> Iterator[tuple[KeyPath, str]]:
         """Yield keys whose values are right alone and wrong together, and why; looks at the files."""
-        if self.listen and not self.certificates and not self.folder:
+        if not self.listen:
+            for key in ("certificates", "folder", "hsts", "port"):
+                if getattr(self, key):
+                    yield (key,), 'means nothing without listen = [":443"]'
+        elif not self.certificates and not self.folder:
             yield (
-                "listen",
+                ("listen",),
                 'needs certificates = [{ certificate = "/path/to/fullchain.pem", private_key = "…" }]'
                 " or folder",
             )
-            return
-        if not self.listen:
-            if self.certificates or self.folder:
-                key = "certificates" if self.certificates else "folder"
-                yield key, 'means nothing without listen = [":443"]'
-            return
-        from trackproxy.certificates import problems  # few services need it
+        else:
+            yield from self._file_problems()
+            yield from self._cipher_problems()
+
+    def _file_problems(self) -> Iterator[tuple[KeyPath, str]]:
+        from trackproxy.certificates import FileSource, problems  # few services need it
+
+        for index, one in enumerate(self.certificates):
+            for problem in problems([FileSource([(one.certificate, one.private_key)], "")]):
+                yield ("certificates", index), problem
+        for problem in problems([FileSource([], self.folder)]):
+            yield ("folder",), problem
+
+    def _cipher_problems(self) -> Iterator[tuple[KeyPath, str]]:
         from trackproxy.tls import check_ciphers
 
-        for problem in problems([self.source()]):
-            yield "certificates" if self.certificates else "folder", problem
         if self.ciphers:
             try:
                 check_ciphers(self.ciphers)
             except ValueError as error:
-                yield "ciphers", str(error)
+                yield ("ciphers",), str(error)
 
     def source(self) -> FileSource:
         """Return where certificates come from."""
@@ -95,13 +105,19 @@ class UpstreamTls(Section):
         default="", description="Name that nodes' certificates must have; empty is the host of their address."
     )
 
-    def contradictions(self) -> Iterator[tuple[str, str]]:
+    def contradictions(self) -> Iterator[tuple[KeyPath, str]]:
         """Yield keys whose values are right alone and wrong together, and why; looks at the files."""
         if not self.enabled:
+            for key in ("ca_file", "server_name"):
+                if getattr(self, key):
+                    yield (key,), "means nothing without enabled = true"
             return
-        from trackproxy.tls import CertificateError, upstream_context
+        if self.ca_file and not self.verify:
+            yield ("ca_file",), "means nothing with verify = false"
+            return
+        from trackproxy.tls import CertificateError, upstream_context  # few services need it
 
         try:
             upstream_context(self.verify, self.ca_file)
         except CertificateError as error:
-            yield "ca_file", str(error)
+            yield ("ca_file",), str(error)

@@ -62,6 +62,11 @@ class Notation:
 
 
 @dataclass(frozen=True, slots=True)
+class Hidden:
+    """Stands in the type of a setting whose value no message may show."""
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
     """Where to listen or to connect.
 
@@ -308,10 +313,18 @@ def _path(text: str) -> str:
 
 
 def _regex(text: str) -> str:
+    """Check what `http.matching` will compile; whatever `re` raises is the operator's mistake."""
     try:
         re.compile(text.encode(), re.ASCII)
-    except re.error as error:
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{quoted(text)} is not a regular expression: {error}") from error
+    return text
+
+
+def _method(text: str) -> str:
+    """Check a method: its letters' case counts (RFC 9110, 9.1), and all that are known are in capitals."""
+    if _token(text) != text.upper():
+        raise ValueError(f"must be in capital letters: {quoted(text.upper())}, not {quoted(text)}")
     return text
 
 
@@ -368,6 +381,7 @@ Count = Annotated[int, whole(0, 1_000_000)]
 Weight = Annotated[int, whole(0, 256)]
 Port = Annotated[int, whole(1, 65535)]
 Token = Annotated[str, AfterValidator(_token)]
+Method = Annotated[str, AfterValidator(_method)]
 Target = Annotated[str, AfterValidator(_target)]
 Path = Annotated[str, AfterValidator(_path)]
 Regex = Annotated[str, AfterValidator(_regex)]

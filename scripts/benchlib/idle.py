@@ -10,7 +10,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,26 +50,36 @@ def measure_idle(names: Sequence[str], connections: int, cores: Cores, folder: P
                 print(f"idle: {name}, {connections} connections, {after}", file=sys.stderr)
                 with running_peer(name, nodes, folder, cores.proxy) as peer:
                     verify(name, peer.port)
-                    found.append(_measure(peer, after, connections))
+                    enter = _enter_and_ask if after == "one request" else _enter
+                    found.append(fill(peer, after, connections, enter))
     return found
 
 
-def _measure(peer: RunningPeer, after: str, connections: int) -> Idle:
+def fill(peer: RunningPeer, after: str, connections: int, enter: Callable[[int, int], socket.socket]) -> Idle:
+    """Open so many connections at once and measure. enter: opens the numberth one to a port."""
     time.sleep(SETTLE_S)  # a spare process of another program: nothing tells when it is there
     rss, files = rss_bytes(peer.pid), open_files(peer.pid)
     with contextlib.ExitStack() as stack:
         clients = []
         for number in range(connections):
-            clients.append(stack.enter_context(connect(peer.port, number)))
-            if after == "one request":
-                _ask(clients[-1])
-            elif number % PACE == 0:
-                time.sleep(0.01)  # nobody answers: give the proxy time to accept, or its backlog overflows
+            clients.append(stack.enter_context(enter(peer.port, number)))
         _await_accepted(peer, files + connections)
         time.sleep(SETTLE_S)  # what it frees after accepting is not to be counted
         full = rss_bytes(peer.pid)
         each = (full - rss) / connections
         return Idle(peer.title, after, connections, each, full / MIB, count_closed(clients))
+
+
+def _enter(port: int, number: int) -> socket.socket:
+    if number % PACE == 0:
+        time.sleep(0.01)  # nobody answers: give the proxy time to accept, or its backlog overflows
+    return connect(port, number)
+
+
+def _enter_and_ask(port: int, number: int) -> socket.socket:
+    client = connect(port, number)
+    ask(client)
+    return client
 
 
 def connect(port: int, number: int) -> socket.socket:
@@ -88,7 +98,8 @@ def source_bound(source: int) -> socket.socket:
     return client
 
 
-def _ask(client: socket.socket) -> None:
+def ask(client: socket.socket) -> None:
+    """One request on a connection that stays open; raises BenchError or OSError."""
     client.sendall(REQUEST)
     head, rest = read_head(client)
     missing = content_length(head) - len(rest)

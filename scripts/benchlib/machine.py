@@ -9,6 +9,7 @@ import platform
 import re
 import resource
 import shutil
+import ssl
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ def describe_machine() -> dict[str, str]:
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             told[package] = importlib.metadata.version(package)
+    told["openssl"] = ssl.OPENSSL_VERSION.split()[1]  # of trackproxy
     told.update({name: _version(argv) for name, argv in VERSION_COMMANDS.items() if shutil.which(argv[0])})
     return told
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
-from benchlib.load import Load, run_load
+from benchlib.load import Counted, Load, run_load
 from benchlib.machine import Cores
 from benchlib.nodes import running_nodes, verify
 from benchlib.peers import RunningPeer, running_peer
 from benchlib.usage import MIB, cpu_time, rss_bytes
 
 REFERENCES = ("haproxy", "nginx")
+Act = Callable[[int], Counted]  # loads a port for a turn; the CPU that is used meanwhile is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,18 @@ class Row:
     times: dict[str, float]
 
 
-def take_turn(peer: RunningPeer, load: Load) -> Turn:
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One running peer and its load. prepare: called before each of its turns, returns what is done in it."""
+
+    peer: RunningPeer
+    prepare: Callable[[], Act]
+
+
+def take_turn(peer: RunningPeer, act: Act) -> Turn:
     """Load one running peer and read what it used meanwhile."""
     before = cpu_time(peer.pid)
-    counted = run_load(load, peer.port)
+    counted = act(peer.port)
     used = cpu_time(peer.pid).since(before)
     us = 1e6 / max(counted.requests, 1)
     return Turn(
@@ -78,19 +88,30 @@ def measure_rounds(
     folder: Path,
     references: Sequence[str] = REFERENCES,
 ) -> list[Row]:
-    """Start all peers, check and warm each, then `rounds` rounds of turns."""
+    """Start and check all peers, then `take_turns`."""
+    act = partial(run_load, load)
     with contextlib.ExitStack() as stack:
         nodes = stack.enter_context(running_nodes(folder, cores.load))
         peers = [stack.enter_context(running_peer(name, nodes, folder, cores.proxy)) for name in names]
         for peer in peers:
             verify(peer.name, peer.port)
-            run_load(replace(load, seconds=1), peer.port)
-        turns: dict[str, list[Turn]] = {peer.name: [] for peer in peers}
-        for number in range(1, rounds + 1):
-            for peer in peers:
-                print(f"{load.heads} heads, round {number} of {rounds}: {peer.name}", file=sys.stderr)
-                turns[peer.name].append(take_turn(peer, load))
-    return [_row(peer, turns, references) for peer in peers]
+        entries = [Entry(peer, lambda: act) for peer in peers]
+        return take_turns(f"{load.heads} heads", entries, rounds, references)
+
+
+def take_turns(
+    what: str, entries: Sequence[Entry], rounds: int, references: Sequence[str] = REFERENCES
+) -> list[Row]:
+    """Warm each peer with a turn that does not count, then `rounds` rounds of turns."""
+    for entry in entries:
+        entry.prepare()(entry.peer.port)
+    turns: dict[str, list[Turn]] = {entry.peer.name: [] for entry in entries}
+    for number in range(1, rounds + 1):
+        for entry in entries:
+            peer = entry.peer
+            print(f"{what}, round {number} of {rounds}: {peer.name}", file=sys.stderr)
+            turns[peer.name].append(take_turn(peer, entry.prepare()))
+    return [_row(entry.peer, turns, references) for entry in entries]
 
 
 def _row(peer: RunningPeer, turns: Mapping[str, list[Turn]], references: Sequence[str]) -> Row:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from benchlib.load import Load
+from benchlib.load import Load, run_load
 from benchlib.machine import Cores
 from benchlib.nodes import running_nodes, verify
 from benchlib.peers import running_peer
@@ -32,6 +33,7 @@ def measure_soak(names: Sequence[str], heads: str, cores: Cores, folder: Path) -
                 print(f"soak: {name}, {connections} connections for {SECONDS} s", file=sys.stderr)
                 with running_peer(name, nodes, folder, cores.proxy) as peer:
                     verify(name, peer.port)
-                    turn = take_turn(peer, Load(connections, SECONDS, heads, cores.load))
+                    load = Load(connections, SECONDS, heads, cores.load)
+                    turn = take_turn(peer, partial(run_load, load))
                     soaked.append(Soaked(peer.title, connections, turn))
     return soaked

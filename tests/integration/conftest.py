@@ -112,13 +112,13 @@ class Stage:
         suspect: Callable[[int], None] = lambda index: None,
         name: str = "web",
         protocol: str = "http",
-        tls: dict[str, Any] | None = None,
+        https: dict[str, Any] | None = None,
         **service: Any,
     ) -> str:
         """Serve these nodes (or addresses) as n1, n2, …; the address of the proxy.
 
         endpoints: per node, what the service changes about it. board: one on which the test is the
-        supervisor, who hears of suspects, and the proxy has the column NUMBER. tls: its settings, without
+        supervisor, who hears of suspects, and the proxy has the column NUMBER. https: settings of TLS, without
         the listener, whose address is `secure` then. service: the other settings of the service NAME.
         """
         addresses = [node if isinstance(node, str) else node.address for node in nodes]
@@ -126,10 +126,10 @@ class Stage:
         listener, address = self._listen(listen)
         sockets = {name: [listener]}
         web = {"protocol": protocol, "listen": [address], **service}
-        if tls is not None:
+        if https is not None:
             tls_listener, self.secure = self._listen(listen)
             sockets[tls_name(name)] = [tls_listener]
-            web["tls"] = {"listen": [self.secure], **tls}
+            web["tls"] = {"listen": [self.secure], **https}
         web["nodes"] = dict(zip(names, endpoints or [{}] * len(names), strict=True))
         known = {name: {"address": node} for name, node in zip(names, addresses, strict=True)}
         worker = Worker(load(None, {"nodes": known, "services": {name: web}}), board, number, suspect)
