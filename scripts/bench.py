@@ -12,162 +12,19 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchlib.bodies import measure_bodies
 from benchlib.children import BenchError
-from benchlib.idle import measure_idle
-from benchlib.load import Load
-from benchlib.machine import Cores, describe_machine, raise_file_limit, split_cores
-from benchlib.peers import PEERS, Peer, available, with_workers
-from benchlib.probing import measure_probing
-from benchlib.rounds import measure_rounds
-from benchlib.soak import measure_soak
-from benchlib.table import (
-    Cells,
-    bodies_cells,
-    idle_cells,
-    machine_line,
-    probing_cells,
-    render_table,
-    rounds_cells,
-    soak_cells,
-    tcp_cells,
-    tcp_idle_cells,
-)
-from benchlib.tcp import KINDS, measure_tcp
-from benchlib.tcp_idle import REQUIRED, SESSIONS, measure_tcp_idle
+from benchlib.machine import describe_machine, raise_file_limit, split_cores
+from benchlib.measurements import MEASUREMENTS, Setting
+from benchlib.peers import PEERS
+from benchlib.table import machine_line, render_table
 from benchlib.tcp_peers import TCP_PEERS
-from benchlib.usage import MIB
 
-SPARE_FILES = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One measurement: its heading, its table, what goes into the JSON file, and errors that fail the run."""
-
-    title: str
-    cells: list[Cells]
-    rows: list[dict[str, Any]]
-    errors: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What all measurements share. file_limit: open files that each process may have."""
-
-    arguments: argparse.Namespace
-    cores: Cores
-    folder: Path
-    file_limit: int
-
-    def peers(self, default: Sequence[str], peers: Mapping[str, Peer] = PEERS) -> list[str]:
-        """The chosen ones of `peers` that can be started, or those of `default`; tells what is skipped."""
-        wanted = self.arguments.only or default
-        usable, skipped = available(wanted, peers)
-        for sentence in skipped:
-            print(sentence, file=sys.stderr)
-        if not usable:
-            raise BenchError("there is no proxy to measure")
-        return usable
-
-
-def rounds(setting: Setting) -> list[Result]:
-    """One result for each profile of heads."""
-    arguments = setting.arguments
-    results = []
-    for heads in ("same", "varied") if arguments.heads == "both" else (arguments.heads,):
-        load = Load(arguments.connections, arguments.seconds, heads, setting.cores.load)
-        found = measure_rounds(
-            setting.peers(list(PEERS)), load, arguments.rounds, setting.cores, setting.folder
-        )
-        title = (
-            f"{load.connections} keep-alive connections, {heads} heads, medians of"
-            f" {arguments.rounds} rounds of {load.seconds} s; × is CPU per request relative to that proxy"
-        )
-        results.append(Result(title, rounds_cells(found), [asdict(row) for row in found]))
-    return results
-
-
-def workers(setting: Setting) -> list[Result]:
-    """One worker beside several, on all cores: what a request costs must not depend on their number."""
-    arguments = setting.arguments
-    names = [with_workers(count) for count in sorted({1, arguments.workers})]
-    load = Load(arguments.connections, arguments.seconds)
-    everywhere = Cores("", "")
-    found = measure_rounds(names, load, arguments.rounds, everywhere, setting.folder, names[:1])
-    title = f"Workers: {load.connections} keep-alive connections, all on the same cores; × is CPU per request"
-    return [Result(title, rounds_cells(found, {names[0]: names[0]}), [asdict(row) for row in found])]
-
-
-def soak(setting: Setting) -> list[Result]:
-    heads = "varied" if setting.arguments.heads == "varied" else "same"
-    found = measure_soak(setting.peers(["trackproxy"]), heads, setting.cores, setting.folder)
-    errors = sum(one.turn.errors for one in found)
-    return [
-        Result("Longer load, no error allowed", soak_cells(found), [asdict(one) for one in found], errors)
-    ]
-
-
-def bodies(setting: Setting) -> list[Result]:
-    size_mib = setting.arguments.body_mib
-    names = setting.peers(["trackproxy", "haproxy", "nginx"])
-    found = measure_bodies(names, size_mib * MIB, setting.cores, setting.folder)
-    return [Result(f"Bodies of {size_mib} MiB", bodies_cells(found), [asdict(one) for one in found])]
-
-
-def idle(setting: Setting) -> list[Result]:
-    names = setting.peers(["trackproxy", "haproxy", "nginx"])
-    # HAProxy reserves two files for each client that it admits.
-    count = min(setting.arguments.idle_connections, (setting.file_limit - SPARE_FILES) // 2)
-    found = measure_idle(names, count, setting.cores, setting.folder)
-    return [Result("Idle connections", idle_cells(found), [asdict(one) for one in found])]
-
-
-def tcp(setting: Setting) -> list[Result]:
-    """One result for each kind of work, then one for silent sessions."""
-    arguments = setting.arguments
-    names = setting.peers(list(TCP_PEERS), TCP_PEERS)
-    rows = measure_tcp(names, arguments.seconds, arguments.rounds, setting.cores, setting.folder)
-    results = []
-    for name, kind in KINDS.items():
-        found = [row for row in rows if row.kind == name]
-        title = (
-            f"{kind.title}: medians of {arguments.rounds} rounds; × is CPU relative to that proxy;"
-            f" required of trackproxy: at most {kind.required}"
-        )
-        errors = sum(row.median.errors for row in found)
-        results.append(Result(title, tcp_cells(found), [asdict(row) for row in found], errors))
-    return [*results, _tcp_idle(setting, names)]
-
-
-def _tcp_idle(setting: Setting, names: Sequence[str]) -> Result:
-    wanted = SESSIONS // 5 if setting.arguments.quick else SESSIONS
-    count = min(wanted, (setting.file_limit - SPARE_FILES) // 2)
-    found = measure_tcp_idle(names, count, setting.cores, setting.folder)
-    title = f"Idle sessions; required of trackproxy: at most {REQUIRED}"
-    return Result(title, tcp_idle_cells(found), [asdict(one) for one in found])
-
-
-def probing(setting: Setting) -> list[Result]:
-    found = measure_probing(setting.cores, setting.folder)
-    return [Result("Watching nodes, without traffic", probing_cells(found), [asdict(found)])]
-
-
-MEASUREMENTS: dict[str, Callable[[Setting], list[Result]]] = {
-    "rounds": rounds,
-    "workers": workers,
-    "soak": soak,
-    "bodies": bodies,
-    "idle": idle,
-    "probing": probing,
-    "tcp": tcp,
-}
+ALONE = ("workers", "soak", "bodies", "idle", "probing", "tcp", "sticky", "routes", "tls")  # by a flag
 
 
 def _positive(text: str) -> int:
@@ -205,10 +62,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--idle-connections", type=_positive, default=10_000)
     add("--probing", action="store_true", help="CPU of the supervisor with 20 nodes probed")
     add("--tcp", action="store_true", help="raw bytes: bulk, chat, short sessions, memory of idle ones")
+    add("--sticky", action="store_true", help="requests with trackproxy's cookie beside stickiness off")
+    add("--routes", action="store_true", help="500 routes beside 5 and none")
+    add("--tls", action="store_true", help="TLS: requests, handshakes, memory of idle connections")
     add(
         "--all",
         action="store_true",
-        help="rounds, soak, bodies, idle, probing and tcp; alone, each flag measures only its own",
+        help="rounds, soak, bodies, idle, probing, tcp, sticky, routes and tls;"
+        " alone, each flag measures only its own",
     )
     add("--markdown", action="store_true", help="print tables as Markdown")
     add("--json", type=Path, default=Path("bench.json"), metavar="FILE", help="default: ./bench.json")
@@ -222,9 +83,7 @@ def chosen(arguments: argparse.Namespace) -> list[str]:
     """The measurements to make, in order."""
     if arguments.all:
         return [name for name in MEASUREMENTS if name != "workers" or arguments.workers]
-    return [
-        name for name in ("workers", "soak", "bodies", "idle", "probing", "tcp") if getattr(arguments, name)
-    ] or ["rounds"]
+    return [name for name in ALONE if getattr(arguments, name)] or ["rounds"]
 
 
 def run(setting: Setting) -> int:

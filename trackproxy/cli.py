@@ -125,6 +125,10 @@ def check(
     explain_all: Annotated[
         bool, typer.Option("--explain", help="Show every setting, its default and its meaning.")
     ] = False,
+    url: Annotated[
+        str | None, typer.Option(help="Show which route, policy and nodes a request for URL gets.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="The method of that request.")] = "GET",
 ) -> None:
     """Check a settings file as serve would, without opening a listener."""
     from trackproxy.explain import explain
@@ -136,8 +140,20 @@ def check(
     if config is None:
         raise typer.BadParameter("give -c FILE to check, or --explain")
     settings = _load(config)
+    if url is not None:
+        _show_way(settings, url, method)
+        return
     counts = f"{_count(len(settings.services), 'service')}, {_count(len(settings.nodes), 'node')}"
     typer.echo(f"{config}: ok ({counts})")
+
+
+def _show_way(settings: Settings, url: str, method: str) -> None:
+    from trackproxy.commands.which import which
+
+    try:
+        typer.echo("\n".join(which(settings, url, method)))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _demo_place(place: str) -> str:

@@ -1,8 +1,8 @@
 """Three nodes to try trackproxy with, all in this process and on loopback.
 
 They answer the documented forms: open pixel, click, unsubscribe, and a web page whose session lives in one
-node's memory. `demo_sessions` has their newsgroups and their mail. Their sockets are open before the settings
-are made, since those name the ports.
+node's memory, so that it has to stay on its node while all else goes round. `demo_sessions` has their
+newsgroups and their mail. Their sockets are open before the settings are made, since those name the ports.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ trackproxy demo: three nodes in this process. X-Demo-Node or a greeting says whi
 
 {services}
   the nodes:       {command} nodes --socket {socket}
-                   {command} drain node1 --socket {socket}
+                   {command} drain node1 --sticky move --socket {socket}
                    (likewise: disable node1, ready node1)
 
 Ctrl-C ends it."""
@@ -51,7 +51,8 @@ TO_TRY = {
   unsubscribe:     curl -i {url}/u/7/42/
    with one click: curl -i -d List-Unsubscribe=One-Click {url}/u/7/42/
   a web session:   curl -i -b cookies.txt -c cookies.txt {url}/
-                   (each node counts alone; with --balance source_hash a client stays on one node)
+                   (cookies.txt keeps it on its node, which counts it, while opens and clicks go round; drain
+                   that node with --sticky move, or disable it: the session starts anew on another one)
 """,
     "news": """\
   newsgroups:      curl {url}
@@ -190,10 +191,17 @@ def overrides(places: Places, balance: str, sockets: Sockets, folder: str) -> di
                 "listen": [place],
                 "balance": balance,
                 "nodes": _endpoints(service, sockets[service]),
+                **(_routes() if service == "web" else {}),
             }
             for service, place in places.services.items()
         },
     }
+
+
+def _routes() -> dict[str, Any]:
+    """Return how web sessions stay on their nodes while opens, clicks and unsubscribes go round."""
+    sticky = {"mode": "cookie", "secrets": [secrets.token_urlsafe(24)]}  # as the sessions, it ends with us
+    return {"preset": "list-manager", "sticky": sticky}
 
 
 def _endpoints(service: str, sockets: list[socket.socket]) -> dict[str, dict[str, int]]:

@@ -30,6 +30,7 @@ _EXPECTED = {
     "model_attributes_type": "a table",
     "model_type": "a table",
     "string_type": "text in quotes",
+    "string_unicode": "text in Unicode",
 }
 
 
@@ -67,7 +68,10 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
         return unknown_key(path, keys_at(model, location[:-1]))
     if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
         path = (*path, str(detail["ctx"]["discriminator"]).strip("'"))
-    return Problem(path, _sentence(detail, hidden=_hides(model, location)))
+    fields = _fields_on(model, location)
+    if detail["type"] == "list_type" and _sections(fields[-1].annotation)[0]:
+        return Problem(path, f"must be a list of tables, each under [[{dotted(path)}]]")
+    return Problem(path, _sentence(detail, hidden=_hides(fields)))
 
 
 def _untagged(model: type[BaseModel], location: KeyPath) -> KeyPath:
@@ -105,17 +109,22 @@ def _shown(value: object, *, hidden: bool) -> str:
     return quoted(value)
 
 
-def _hides(model: type[BaseModel], location: KeyPath) -> bool:
-    """Return whether what stands at a location is a secret, or has a place for one."""
+def _hides(fields: list[FieldInfo]) -> bool:
+    """Return whether the value that these fields lead to is a secret, or has a place for one."""
+    return any(map(_is_hidden, fields)) or (
+        bool(fields) and _holds_hidden(_sections(fields[-1].annotation)[0])
+    )
+
+
+def _fields_on(model: type[BaseModel], location: KeyPath) -> list[FieldInfo]:
+    """Return the fields that a location leads through, the last one holds what is there."""
     section: type[BaseModel] | None = model
-    field = None
+    fields = []
     for key, inner, _ in _walk(model, location):
         if section is not None and key in section.model_fields:
-            field = section.model_fields[str(key)]
-            if _is_hidden(field):
-                return True
+            fields.append(section.model_fields[str(key)])
         section = inner
-    return field is not None and _holds_hidden(_sections(field.annotation)[0])
+    return fields
 
 
 def _holds_hidden(kinds: list[type[BaseModel]]) -> bool:
@@ -191,7 +200,7 @@ def _groups(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, list[tup
     rows = [
         (prefix + key, _default(field), field.description or "")
         for key, field in model.model_fields.items()
-        if not inner[key][0]
+        if not inner[key][0] or field.default is None  # a section that may be left out says what holds then
     ]
     yield (model.__doc__ or "").partition("\n")[0], rows
     for key, (sections, several) in inner.items():

@@ -242,16 +242,16 @@ class HttpService(Service):
 
     def _name_problems(self) -> Iterator[tuple[KeyPath, str]]:
         """Yield ways to stay that look for the same name in requests, and mean something else by it."""
-        known = {self.sticky.name: ("the service", self.sticky)} if self.sticky.goes_by_name else {}
-        for index, route in enumerate(self.routes):
-            sticky = route.sticky
+        known: dict[tuple[bool, str], tuple[str, Sticky]] = {}  # cookies and parameters are apart
+        own = [(route.sticky, f"route {quoted(route.name)}") for route in self.routes]
+        for index, (sticky, whose) in enumerate([(self.sticky, "the service"), *own], -1):
             if sticky is None or not sticky.goes_by_name:
                 continue
-            whose, other = known.setdefault(sticky.name, (f"route {quoted(route.name)}", sticky))
+            first, other = known.setdefault((sticky.mode == "parameter", sticky.name), (whose, sticky))
             if key := sticky.difference(other):
                 yield (
                     ("routes", index, "sticky", "name"),
-                    f"{quoted(sticky.name)} is used by {whose} too, with another {key}; take another name",
+                    f"{quoted(sticky.name)} is used by {first} too, with another {key}; take another name",
                 )
 
 

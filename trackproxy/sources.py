@@ -74,9 +74,13 @@ def _decode(text: str) -> Any:
     if not text.startswith(("[", "{")):
         return text
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        json.dumps(
+            value, ensure_ascii=False
+        ).encode()  # half a character, "\\ud800", would stop pydantic, too
     except ValueError:
         return text
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,7 @@ def _lines(text: str) -> Iterator[tuple[KeyPath, int]]:
 def _header(path: KeyPath, last: dict[KeyPath, int]) -> KeyPath:
     """Return the path that a header means, and count it; alone, [[a.b]] reads as the first of its list.
 
-    What a header says of a list of tables is about the latest one: [a.b.c] after the second [[a.b]] is a.b[1].c.
+    A header speaks of the latest one in a list: [a.b.c] after the second [[a.b]] is a.b[1].c.
     """
     *keys, end = path
     table: KeyPath = ()

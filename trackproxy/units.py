@@ -180,7 +180,7 @@ def _seconds(value: object) -> float | None:
     text = value if isinstance(value, str) else ""
     if re.fullmatch(_NUMBER, text, re.ASCII):
         return float(text)
-    match = _DURATION.fullmatch(text)
+    match = _DURATION.fullmatch(text) if text else None
     if match is None:
         return None
     numbers = zip(match.groups(default="0"), _SECONDS, strict=True)

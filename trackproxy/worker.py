@@ -125,7 +125,7 @@ class Worker:
             for group in service.groups:
                 group.alert = self._suspect
             service.on_open = self._welcome
-            self._listeners += [(service, listener, False) for listener in sockets[name]]
+            self._listeners += [(service, listener, False) for listener in sockets.get(name, ())]
             self._listeners += [(service, listener, True) for listener in sockets.get(tls_name(name), ())]
         self._step = Step(self._board, self._number, list(self.services.values()))
         await self._accept_again()

@@ -4,5 +4,7 @@ In reading order: `peers` (who is measured and how each is started), `conf/` (th
 judging the fairness), `nodes` (what they forward to), `load` and `heads.lua` (the requests), `rounds` (the
 main measurement), `soak`, `bodies` with `byte_node`, `idle` and `probing` (the others), `table` (what is
 printed); beneath them `children`, `usage` and `machine`. Forwarding bytes has its own: `tcp_peers`,
-`tcp_node`, `tcp_load`, `tcp` and `tcp_idle`.
+`tcp_node`, `tcp_load`, `tcp` and `tcp_idle`; and so has TLS: `tls_peers`, `tls_load` and `tls`. `variants`
+puts trackproxy beside itself with other settings. `measurements` makes results of them all, as the command
+line asks for.
 """

@@ -22,7 +22,7 @@ def render(
     """Fill in one of the files of `conf/`; return where it was written. more: marks of that file alone."""
     text = (CONF / template).read_text()
     user = "user root;" if os.geteuid() == 0 else ""  # or its worker could not enter our folder
-    values = {"@PORT@": str(port), "@USER@": user}
+    values = {"@PORT@": str(port), "@USER@": user, "@SSL@": "", "@TLS@": ""}
     values |= {f"@NODE{number}@": node for number, node in enumerate(nodes, 1)}
     values |= more or {}
     for mark, value in values.items():

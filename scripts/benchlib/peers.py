@@ -58,6 +58,14 @@ def _trackproxy(site: Site, workers: int = 1) -> list[str]:
     return [str(TRACKPROXY), "serve", "--workers", str(workers), "--listen", listen, *to]
 
 
+def trackproxy_with(site: Site, settings: str) -> list[str]:
+    """With conf/trackproxy.toml and these lines more, which are part of its service."""
+    conf = render("trackproxy.toml", site.folder, site.port, site.nodes)
+    with conf.open("a") as file:
+        file.write(settings)
+    return [str(TRACKPROXY), "serve", "-c", str(conf)]
+
+
 def _trackproxy_lack() -> str:
     asked = subprocess.run([TRACKPROXY, "serve", "--help"], capture_output=True, check=False, timeout=60)
     return "its command 'serve' does not work" if asked.returncode else ""

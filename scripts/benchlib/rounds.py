@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,6 +21,7 @@ from benchlib.peers import RunningPeer, running_peer
 from benchlib.usage import MIB, cpu_time, rss_bytes
 
 REFERENCES = ("haproxy", "nginx")
+WARMING_S = 1
 Act = Callable[[int], Counted]  # loads a port for a turn; the CPU that is used meanwhile is measured
 
 
@@ -54,11 +55,22 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """seconds: length of each turn."""
+
+    rounds: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One running peer and its load. prepare: called before each of its turns, returns what is done in it."""
+    """One running peer and its load.
+
+    prepare: called with the seconds of each turn before it, unmeasured; returns what is done in it.
+    """
 
     peer: RunningPeer
-    prepare: Callable[[], Act]
+    prepare: Callable[[int], Act]
 
 
 def take_turn(peer: RunningPeer, act: Act) -> Turn:
@@ -89,28 +101,32 @@ def measure_rounds(
     references: Sequence[str] = REFERENCES,
 ) -> list[Row]:
     """Start and check all peers, then `take_turns`."""
-    act = partial(run_load, load)
     with contextlib.ExitStack() as stack:
         nodes = stack.enter_context(running_nodes(folder, cores.load))
         peers = [stack.enter_context(running_peer(name, nodes, folder, cores.proxy)) for name in names]
         for peer in peers:
             verify(peer.name, peer.port)
-        entries = [Entry(peer, lambda: act) for peer in peers]
-        return take_turns(f"{load.heads} heads", entries, rounds, references)
+        entries = [Entry(peer, by_wrk(load)) for peer in peers]
+        return take_turns(f"{load.heads} heads", entries, Times(rounds, load.seconds), references)
+
+
+def by_wrk(load: Load) -> Callable[[int], Act]:
+    """For `Entry.prepare`: the same load in each turn."""
+    return lambda seconds: partial(run_load, replace(load, seconds=seconds))
 
 
 def take_turns(
-    what: str, entries: Sequence[Entry], rounds: int, references: Sequence[str] = REFERENCES
+    what: str, entries: Sequence[Entry], times: Times, references: Sequence[str] = REFERENCES
 ) -> list[Row]:
-    """Warm each peer with a turn that does not count, then `rounds` rounds of turns."""
+    """Warm each peer with a short turn that does not count, then so many rounds of turns."""
     for entry in entries:
-        entry.prepare()(entry.peer.port)
+        entry.prepare(WARMING_S)(entry.peer.port)
     turns: dict[str, list[Turn]] = {entry.peer.name: [] for entry in entries}
-    for number in range(1, rounds + 1):
+    for number in range(1, times.rounds + 1):
         for entry in entries:
             peer = entry.peer
-            print(f"{what}, round {number} of {rounds}: {peer.name}", file=sys.stderr)
-            turns[peer.name].append(take_turn(peer, entry.prepare()))
+            print(f"{what}, round {number} of {times.rounds}: {peer.name}", file=sys.stderr)
+            turns[peer.name].append(take_turn(peer, entry.prepare(times.seconds)))
     return [_row(entry.peer, turns, references) for entry in entries]
 
 

@@ -131,11 +131,12 @@ def port() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a client got; header names are in lower case."""
+    """What a client got; header names are in lower case. cookies: as a browser would send them back."""
 
     status: int
     headers: dict[str, str]
     body: bytes
+    cookies: str
 
 
 def fetch(port: int, target: str, body: bytes | None = None, **headers: str) -> Answer:
@@ -144,7 +145,8 @@ def fetch(port: int, target: str, body: bytes | None = None, **headers: str) -> 
         connection.request("GET" if body is None else "POST", target, body, headers)
         answer = connection.getresponse()
         fields = {name.lower(): value for name, value in answer.getheaders()}
-        return Answer(answer.status, fields, answer.read())
+        cookies = [line.partition(";")[0] for line in answer.headers.get_all("Set-Cookie", [])]
+        return Answer(answer.status, fields, answer.read(), "; ".join(cookies))
 
 
 def test_a_right_file_is_ok() -> None:
@@ -183,6 +185,18 @@ def test_explain_shows_every_setting_without_a_file() -> None:
     assert done.stdout == "\n".join(explain(Settings)) + "\n"
 
 
+def test_check_shows_which_way_a_request_goes() -> None:
+    done = run("check", "-c", CONF, "--url", "http://news.example.com:8080/t/1/", "--method", "POST")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[:3] == [
+        "request  POST /t/1/, Host: news.example.com:8080",
+        'service  web, by its listener ":8080"',
+        "route    no route: the service's own rules",
+    ]
+    assert lines[-1] == "         node2  172.16.0.2:80  weight 1, priority 0"
+
+
 def test_the_version_is_shown() -> None:
     done = run("--version")
     assert done.returncode == 0
@@ -198,6 +212,8 @@ def test_the_version_is_shown() -> None:
         (["serve", "--listen", ":80"], "give -c FILE, or --listen and --to"),
         (["serve", "-c", str(CONF), "--to", "a:80"], "give either -c FILE or --listen, --to and --balance"),
         (["check"], "give -c FILE to check, or --explain"),
+        (["check", "--url", "http://a/"], "give -c FILE to check, or --explain"),
+        (["check", "-c", str(CONF), "--url", "a/b"], '"a/b" is no URL such as "http://news.example.com'),
         (["demo", "--listen", "8080"], 'did you mean ":8080"?'),
         (["demo", "--listen", "127.0.0.1:0"], "needs an address with a port"),
         (["serv"], "No such command"),
@@ -291,7 +307,7 @@ def test_a_demo_session_is_counted_by_the_node_that_it_stays_on(port: int) -> No
     with running("demo", *WEB_ONLY, "--listen", f"127.0.0.1:{port}", "--balance", "source_hash") as proxy:
         proxy.wait_for("Ctrl-C", proxy.process.stdout)
         first = fetch(port, "/")
-        second = fetch(port, "/", Cookie=first.headers["set-cookie"].partition(";")[0])
+        second = fetch(port, "/", Cookie=first.cookies)
         assert b"Visit 2 " in second.body
         assert first.headers["x-demo-node"] == second.headers["x-demo-node"]
 

@@ -15,10 +15,18 @@ from tests.integration.nodes import Node, Script
 from tests.integration.wire import DEADLINE_S, Wire
 from tests.unit.test_certificates import put
 from trackproxy.board import Board
+from trackproxy.http.service import Service
 from trackproxy.settings import load, tls_name
 from trackproxy.worker import Worker
 
 QUICK_STOP_S = 0.2
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait until this is true, for a fact that nobody tells of."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not true():  # noqa: ASYNC110 - see there
+            await asyncio.sleep(0)
 
 
 class SecureWire(Wire):
@@ -50,6 +58,10 @@ class SecureWire(Wire):
         """Send all of it as one record or several."""
         self.tls.write(data)
         await super().send(self._out.read(), deadline_s)
+
+    async def farewell_said(self) -> None:
+        """Wait until the peer has said close_notify."""
+        await self._wait(lambda: self.farewell, "no close_notify")
 
     async def say_farewell(self) -> None:
         """Send close_notify; reading goes on."""
@@ -95,6 +107,19 @@ class Stage:
         self._stack = stack
         self.workers: list[Worker] = []
 
+    @property
+    def web(self) -> Service:
+        """The HTTP service of the last proxy that was started."""
+        found = self.workers[-1].services["web"]
+        assert isinstance(found, Service)
+        return found
+
+    async def over(self) -> None:
+        """Wait until `web` has no client left, and nobody holds anything there."""
+        await until(lambda: self.web.is_over)
+        assert self.web.connections == self.web.upstreams
+        assert [endpoint.active for endpoint in self.web.groups[0].endpoints if endpoint.active] == []
+
     async def start_node(self, script: Script | None = None, *, reading: bool = True) -> Node:
         """A node that follows the script; without one it answers everything with 200."""
         node = Node(script, reading=reading)
@@ -118,7 +143,7 @@ class Stage:
         """Serve these nodes (or addresses) as n1, n2, …; the address of the proxy.
 
         endpoints: per node, what the service changes about it. board: one on which the test is the
-        supervisor, who hears of suspects, and the proxy has the column NUMBER. https: settings of TLS, without
+        supervisor, who hears of suspects, and the proxy has column NUMBER. https: settings of TLS, without
         the listener, whose address is `secure` then. service: the other settings of the service NAME.
         """
         addresses = [node if isinstance(node, str) else node.address for node in nodes]

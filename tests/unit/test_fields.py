@@ -432,7 +432,7 @@ def test_a_block_means_the_same_after_a_hundred_thousand_others() -> None:
             request_fields(b"Host: a\r\nCookie: c%d\r\n" % number)
     assert meaning(request_fields(block)) == before
     assert len(seen_requests) <= MEMO_ENTRIES
-    assert len(fields._REQUEST._passed) <= fields._Sorter.LINES
+    assert len(fields.PLAIN._sorter._passed) <= fields._Sorter.LINES
 
 
 def test_a_long_block_is_read_but_not_remembered() -> None:
@@ -454,7 +454,7 @@ def test_a_long_line_is_read_but_not_remembered() -> None:
     line = b"X-Long: " + b"v" * fields._Sorter.LINE_BYTES
     for _ in range(3):
         request_of(line)
-    assert line not in fields._REQUEST._passed
+    assert line not in fields.PLAIN._sorter._passed
 
 
 @pytest.mark.parametrize("line", MALFORMED.values(), ids=MALFORMED.keys())
@@ -498,6 +498,6 @@ def test_reading_takes_no_more_than_linear_time() -> None:
 
         __hash__ = bytes.__hash__
 
-    passed, _ = fields._REQUEST.sort([Line(line) for line in lines])
+    passed, _ = fields.PLAIN._sorter.sort([Line(line) for line in lines])
     assert passed == []
     assert looked_at < 10 * len(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from tests.unit.test_certificates import put
 from trackproxy.explain import explain
 from trackproxy.http_sections import HttpService
 from trackproxy.settings import EndpointConfig, Settings, groups_of, load
 from trackproxy.units import Address
 
 CONF = Path(__file__).parents[2] / "conf" / "trackproxy.toml"
+CLUSTER = CONF.with_name("cluster.toml")
 
 MINIMAL: dict[str, Any] = {
     "nodes": {"node1": {"address": "172.16.0.1"}, "node2": {"address": "172.16.0.2"}},
@@ -62,11 +65,65 @@ def test_the_example_configuration_shows_the_defaults() -> None:
     assert load(CONF) == load(None, MINIMAL)
 
 
+def uncommented(text: str) -> str:
+    """A file in which what is a comment holds; of a key that is twice in a table, the last one."""
+    lines: list[str] = []
+    table = 0  # where the current one begins
+    for line in text.splitlines():
+        line = re.sub(r"^# (?=\[|[a-z_.]+ = )", "", line)
+        if line.startswith("["):
+            table = len(lines)
+        elif match := re.match(r"[a-z_.]+ = ", line):
+            lines[table:] = [old for old in lines[table:] if not old.startswith(match[0])]
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def paths_in(tree: Any, path: str = "") -> Iterator[str]:
+    """The paths of all values, as the list of settings writes them."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            named = path in ("nodes", "services") or path.endswith(".nodes")
+            yield from paths_in(value, f"{path}.{'<name>' if named else key}".removeprefix("."))
+    elif isinstance(tree, list) and tree and isinstance(tree[0], dict):
+        for value in tree:
+            yield from paths_in(value, f"{path}[]")
+    else:
+        yield path
+
+
 def test_the_example_configuration_names_every_key() -> None:
-    text = CONF.read_text("utf-8")
-    keys = {row.split()[0].rsplit(".", 1)[-1] for row in explain(Settings) if row and not row.startswith("#")}
-    missing = {key for key in keys if f"{key} = " not in text}
-    assert missing == set()
+    rows = [row.split()[0] for row in explain(Settings) if row and not row.startswith("#")]
+    again = re.compile(r"services\.<name>\.routes\[]\.(sticky|probe)(\..*)?")  # these are the service's keys
+    keys = {row for row in rows if not again.fullmatch(row)}
+    named = set(paths_in(tomllib.loads(uncommented(CONF.read_text("utf-8")))))
+    assert keys - named == set()
+
+
+def test_the_examples_in_the_example_configuration_are_right(tmp_path: Path) -> None:
+    text = uncommented(CONF.read_text("utf-8"))
+    put(tmp_path / "a.pem", "news.example.com")
+    for name in ("/etc/ssl/news.example.com.pem", "/etc/ssl/news.example.com.key"):
+        assert name in text
+        text = text.replace(name, f"{tmp_path}/a.pem")
+    text = text.replace("/etc/letsencrypt/live", str(tmp_path))
+    (tmp_path / "t.toml").write_text(text, "utf-8")
+    service = web(load(tmp_path / "t.toml"))
+    assert [route.name for route in service.routes] == ["archive", "click"]
+    assert service.sticky.mode == "cookie"
+    assert service.tls_listeners == 1
+
+
+def test_the_examples_in_the_cluster_configuration_are_right(tmp_path: Path) -> None:
+    begin, mark, end = CLUSTER.read_text("utf-8").partition("# --- newsgroups ---")
+    put(tmp_path / "a.pem", "news.example.com")
+    text = uncommented(begin).replace("/etc/letsencrypt/live", str(tmp_path)) + mark + end
+    (tmp_path / "t.toml").write_text(text, "utf-8")
+    service = web(load(tmp_path / "t.toml"))
+    assert [route.name for route in service.all_routes] == ["open", "click", "unsubscribe", "web"]
+    assert [route.https for route in service.all_routes] == [False, False, False, True]
+    assert service.sticky.mode == "cookie"
+    load(CLUSTER)
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -190,6 +247,19 @@ def test_the_list_of_settings_shows_defaults_as_a_file_would_hold_them() -> None
     assert rows["services.<name>.limits.fields"] == "100"
     assert rows["services.<name>.forwarded"] == "false"
     assert rows["services.<name>.nodes.<name>.port"] == "unset"
+
+
+def test_the_list_of_settings_knows_lists_of_sections_and_sections_that_may_be_left_out() -> None:
+    rows = {row.split()[0]: row.split()[1] for row in explain(Settings) if row and not row.startswith("#")}
+    assert rows["services.<name>.routes[].name"] == "required"
+    assert rows["services.<name>.routes[].path"] == "[]"
+    assert rows["services.<name>.routes[].sticky"] == "unset"
+    assert rows["services.<name>.routes[].sticky.mode"] == '"off"'
+    assert rows["services.<name>.routes[].probe.rise"] == "2"
+    assert rows["services.<name>.routes[].timeouts.response"] == "unset"
+    assert rows["services.<name>.sticky.idle"] == '"1800s"'
+    assert rows["services.<name>.tls.certificates[].certificate"] == "required"
+    assert rows["services.<name>.agents.rules[].tag"] == "required"
 
 
 def test_every_setting_is_described_by_one_sentence() -> None:

@@ -137,3 +137,72 @@ def test_who_wants_room_in_vain_gets_its_turn() -> None:
         if leases(one) == had[::-1]:
             return
     raise AssertionError(f"{leases(one)} after {had}")
+
+
+# --- routes ---
+
+
+def view_of_routes(workers: int, limit: int) -> View:
+    """A generation whose one node is in the shared group, row 0, and in that of a route, row 1."""
+    tree: dict[str, Any] = {
+        "nodes": {"a": {"address": "127.0.0.1:9", "max_connections": limit}},
+        "services": {
+            "web": {
+                "protocol": "http",
+                "listen": ["127.0.0.1:0"],
+                "routes": [{"name": "own", "path": "/own", "probe": {"path": "/own"}}],
+            }
+        },
+    }
+    settings = load(None, tree)
+    rows = []
+    for group in groups_of(settings, "web"):
+        key = KEY._replace(route=group.name)
+        (config,) = group.endpoints
+        rows.append(Row(Watched(key, Verdict(1, 1, up=True)), config, group.service))
+    return View(Board.create(len(rows), workers), rows, settings)
+
+
+def all_leases(view: View) -> list[list[int]]:
+    """By worker, then by row."""
+    return [[*view.board.leases(worker)] for worker in range(view.board.workers)]
+
+
+def follow_rows(view: View, worker: int, *wants: int) -> int:
+    """A worker obeys its leases; how many requests it has open in all its groups."""
+    open_ = 0
+    for row, want in enumerate(wants):
+        lease = view.board.leases(worker)[row]
+        own = min(want, max(lease, 0))
+        view.board.claims(worker)[row] = max(lease, own)
+        view.board.wants(worker)[row] = want
+        view.board.counters(worker, row)[Counter.ACTIVE] = own
+        open_ += own
+    return open_
+
+
+def test_the_routes_of_a_service_share_the_limit_of_a_node() -> None:
+    one = view_of_routes(2, 8)
+    lease_first(one, set())
+    assert all_leases(one) == [[2, 2], [2, 2]]
+    sharing = Sharing()
+    for beat in range(20):
+        sharing.take([one], float(beat))
+        assert sum(max(lease, 0) for leases in all_leases(one) for lease in leases) <= 8
+        follow_rows(one, 0, 20, 0)
+        follow_rows(one, 1, 0, 0)
+    assert follow_rows(one, 0, 20, 0) == 8
+
+
+def test_a_route_gets_its_turn_at_the_only_place_of_a_node() -> None:
+    one = view_of_routes(1, 1)
+    lease_first(one, set())
+    sharing = Sharing()
+    had = set()
+    for beat in range(200):
+        sharing.take([one], beat * TURN_S / 2)
+        assert sum(max(lease, 0) for lease in all_leases(one)[0]) <= 1
+        had.add(all_leases(one)[0].index(1) if 1 in all_leases(one)[0] else None)
+        assert follow_rows(one, 0, 1, 1) <= 1
+        follow_rows(one, 0, 1, 1)
+    assert {0, 1} <= had

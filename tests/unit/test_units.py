@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from trackproxy.units import (
     MAX_DURATION_S,
+    MAX_SPAN_S,
     Address,
+    Method,
+    Regex,
     format_duration,
     format_size,
     overlap,
@@ -20,6 +24,7 @@ from trackproxy.units import (
     parse_duration,
     parse_network,
     parse_size,
+    parse_span,
     whole,
 )
 
@@ -254,3 +259,28 @@ def test_a_whole_number_outside_its_range_is_refused_in_words() -> None:
 def test_only_whole_numbers_are_whole_numbers(value: object) -> None:
     with pytest.raises(ValueError, match="must be a whole number from 0 to 256"):
         whole(0, 256).read(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("1d", 86400.0), ("0s", 0.0), (0, 0.0), ("90m", 5400.0), ("3660d", MAX_SPAN_S)]
+)
+def test_a_span_may_be_counted_in_days_and_be_nothing(value: object, seconds: float) -> None:
+    assert parse_span(value) == seconds
+
+
+@pytest.mark.parametrize("value", ["", "d", "-1d", "1.5d", "3661d", -1, True, None, float("nan")])
+def test_what_is_no_span_is_not_read(value: object) -> None:
+    assert parse_span(value) is None
+
+
+@pytest.mark.parametrize("value", ["get", "Get", "", "G T"])
+def test_a_method_is_a_token_in_capital_letters(value: str) -> None:
+    with pytest.raises(ValidationError, match="must be "):
+        TypeAdapter[str](Method).validate_python(value)
+    assert TypeAdapter[str](Method).validate_python("M-SEARCH") == "M-SEARCH"
+
+
+@pytest.mark.parametrize("value", ["(", "a{99999999999999999999}", "(" * 20_000])
+def test_what_cannot_be_compiled_is_no_regular_expression(value: str) -> None:
+    with pytest.raises(ValidationError, match="is not a regular expression"):
+        TypeAdapter[str](Regex).validate_python(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from trackproxy.sockets.poller import Poller
 
 log = logging.getLogger(__name__)
+
+LONG_S = 86_400.0  # the deadlines of a connection are the Edge's
 
 
 class Arrivals:
@@ -53,15 +56,15 @@ class Arrivals:
         sock.setblocking(False)
         host = peer[0] if isinstance(peer, tuple) else ""
         if self._settings.accept_proxy_protocol and host and self._service.trust.trusts(host):
-            self._await_header(sock, tls)
+            self._await_header(sock, host, tls)
         else:
             self._begin(sock, ProxyHeader(None, None), host, tls)
         self._service.on_open()
 
-    def _await_header(self, sock: socket.socket, tls: bool) -> None:
+    def _await_header(self, sock: socket.socket, peer: str, tls: bool) -> None:
         def heard(said: ProxyHeader) -> None:
             self._drop(entrance)
-            self._begin(sock, said, said.source[0] if said.source else "", tls)
+            self._begin(sock, said, said.source[0] if said.source else peer, tls)
 
         deadline = self._service.sweep.now + self._settings.timeouts.proxy_header
         entrance = Entrance(sock, self._poller, deadline, heard, self._turned_away)
@@ -82,10 +85,12 @@ class Arrivals:
         """Go on with a client whose address is known."""
         held: tuple[int, ...] = ()
         if tls and self._service.limits_connections and self._service.quotas is not None:
-            refusal, held = self._service.quotas.admit(host)
+            trusted = self._service.trust.trusts(host)
+            refusal, held = self._service.quotas.admit(host, time.monotonic(), trusted=trusted)
             if refusal:
                 self._service.count_limited()
                 sock.close()  # rather than shake hands with a flood
+                self._service.look_for_end()
                 return
         make = partial(Edge, self._service, said=said, tls=tls, held=held)
         self._service.spawn(self._connect(sock, make, tls))
@@ -107,7 +112,7 @@ class Arrivals:
                     sock,
                     ssl=self.context,
                     ssl_handshake_timeout=timeouts.tls_handshake,
-                    ssl_shutdown_timeout=timeouts.linger,
+                    ssl_shutdown_timeout=LONG_S,
                 )
             else:
                 await self._service.loop.connect_accepted_socket(made, sock)

@@ -22,7 +22,8 @@ from trackproxy.http.heads import (
     read_request,
     without_empty_lines,
 )
-from trackproxy.http.identity import UNKNOWN, Connection, full_lines, number_of, plain_lines
+from trackproxy.http.identity import UNKNOWN, Connection, full_lines, number_of, plain_host, plain_lines
+from trackproxy.sockets.secure import SecureTransport, untaken
 from trackproxy.tunnel import reset
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ class Edge(asyncio.Protocol):
     """The protocol of one client connection.
 
     host: the client's address, empty without one. client: a number for it, for policies that look at it.
-    trusted: the peer is a proxy that says who its clients are. held: for `Quotas.leave`. began: it was opened.
-    request: the one on its way. upstream: the node connection that serves it. stalled: the client takes no
-    more for now.
+    trusted: the peer is a proxy that says who its clients are. held: for `Quotas.leave`. began: it was
+    opened. request: the one on its way. upstream: the node connection that serves it. stalled: the client
+    takes no more for now.
     """
 
     __slots__ = (
@@ -50,6 +51,8 @@ class Edge(asyncio.Protocol):
         "_half_closed",
         "_held",
         "_held_at",
+        "_own",
+        "_patience",
         "_plain_lines",
         "_said",
         "_told",
@@ -77,7 +80,7 @@ class Edge(asyncio.Protocol):
         tls: bool = False,
         held: tuple[int, ...] = (),
     ) -> None:
-        """SAID: what a trusted proxy says of the connection. HELD: what limits it is counted under already."""
+        """SAID: what a trusted proxy says of the connection. HELD: the limits that it counts under already."""
         self.service = service
         self.tls = tls
         self.held = held
@@ -90,25 +93,28 @@ class Edge(asyncio.Protocol):
         self.stalled = False
         self.client = 0
         self.trusted = False
-        self.deadline = service.sweep.now + service.timeouts.head
+        self.deadline = NEVER
         self._buffer = b""
         self._half_closed = False
         self._held = False  # reading is paused
         self._held_at = 0.0
         self._body_due = NEVER  # by then a body that comes slowly has to have come further
         self._unsent = 0
+        self._patience = NEVER
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = cast(asyncio.Transport, SecureTransport(transport) if self.tls else transport)
         service = self.service
+        self.deadline = service.sweep.now + service.timeouts.head  # handshakes have a deadline of their own
         peer = transport.get_extra_info("peername")
         own = transport.get_extra_info("sockname")
         if self._said is not None and self._said.source is not None:
             peer, own = self._said.source, self._said.destination or own
         by_ip = isinstance(peer, tuple)
         self.began = True
+        self._own = own
         if by_ip:
-            self.host = peer[0]
+            self.host = plain_host(peer[0])
             self.trusted = service.trust.trusts(self.host)
             if service.looks_at_clients:
                 self.client = number_of(self.host)
@@ -143,7 +149,7 @@ class Edge(asyncio.Protocol):
                 return
             if end > service.checked_size:
                 check_size(data, end, service.limits)
-            request = read_request(data[:line_end], data[line_end + 2 : end + 2])
+            request = read_request(data[:line_end], data[line_end + 2 : end + 2], service.reader)
             fields = request.fields
             if fields.count > service.max_fields:
                 raise BadRequest("too many fields", 431)
@@ -277,7 +283,7 @@ class Edge(asyncio.Protocol):
 
     def own_authority(self) -> bytes:
         """Return the authority that the client reached, for one that did not name any."""
-        return self.service.own_authority(self.transport.get_extra_info("sockname"))
+        return self.service.own_authority(self._own, self.tls)
 
     # --- the end of a request ---
 
@@ -338,14 +344,19 @@ class Edge(asyncio.Protocol):
         reset(self.transport)
 
     def close(self) -> None:
-        """Close once everything is written; the deadline for that is the write timeout."""
-        self.deadline = self.service.sweep.now + self.service.timeouts.write
-        self._unsent = self.transport.get_write_buffer_size()
+        """Close once everything is written; with TLS, once the client has said that it closes, too."""
         self.transport.close()
+        self._await_client()
 
     def linger(self) -> None:
-        """Hand the connection to a protocol that reads the rest of it and forgets it."""
+        """Hand the connection to a protocol that reads the rest of it and forgets it.
+
+        TLS does so by itself when it closes.
+        """
         if self.transport.is_closing():
+            return
+        if self.tls:
+            self.close()
             return
         self.service.sweep.discard(self)
         self.service.linger(self)
@@ -405,8 +416,15 @@ class Edge(asyncio.Protocol):
             self.upstream.release()
 
     def _await_client(self) -> None:
-        self._unsent = self.transport.get_write_buffer_size()
-        self.deadline = self.service.sweep.now + self.service.timeouts.write
+        """Give the client time to take what was written."""
+        self._unsent = untaken(self.transport)
+        self._patience = self.service.sweep.now + self.service.timeouts.write
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Whoever closes is looked at more often: once all is taken, only the client's own end is missing."""
+        wait_s = self.service.timeouts.linger if self.transport.is_closing() else NEVER
+        self.deadline = min(self._patience, self.service.sweep.now + wait_s)
 
     # --- the end of the connection ---
 
@@ -414,10 +432,7 @@ class Edge(asyncio.Protocol):
         """The deadline has passed: which one it was follows from what the connection was doing."""
         request = self.request
         if self.stalled or self.transport.is_closing():
-            if self.transport.get_write_buffer_size() < self._unsent:
-                self._await_client()  # slow, but it reads
-            else:
-                self.transport.abort()
+            self._expire_client()
         elif request is None:
             self._expire_between_requests()
         elif request.waiting:
@@ -429,6 +444,14 @@ class Edge(asyncio.Protocol):
         else:
             self.transport.abort()  # it closed its side a while ago, and nothing has come since
 
+    def _expire_client(self) -> None:
+        if untaken(self.transport) < self._unsent:
+            self._await_client()  # slow, but it reads
+        elif self.service.sweep.now >= self._patience or not self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self._look_again()
+
     def _expire_between_requests(self) -> None:
         if self._buffer.strip(b"\r\n"):
             self.refuse(BadRequest("the head did not come in time", 408))
@@ -438,8 +461,12 @@ class Edge(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client has sent its last byte; a request that is complete still gets its answer."""
         request = self.request
-        if self.tls or (not self._buffer if request is None else not request.complete):
-            return False  # TLS is closed on both sides at once
+        if self.tls:  # it is closed on both sides at once: nobody would get the rest of an answer
+            self._give_up()
+            self.close()
+            return False
+        if not self._buffer if request is None else not request.complete:
+            return False
         self._half_closed = True
         if request is None:
             self.service.loop.call_soon(self._read_next)  # what was sent ahead, if it is whole
@@ -448,11 +475,14 @@ class Edge(asyncio.Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        service = self.service
-        service.closed(self)
+        self.service.closed(self)
         self.leave_quotas()
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Nobody waits for answers any more."""
         request = self.request
         if request is not None:
-            service.forget(self, request)
+            self.service.forget(self, request)
             self.request = self.upstream = None
         self._buffer = b""

@@ -28,6 +28,7 @@ UNTIL_CLOSE = -2
 
 MEMO_BYTES = 2048
 MEMO_ENTRIES = 1024
+COOKIE_ENTRIES = 4096
 
 # RFC 9110, 7.6.1, with the non-standard Proxy-Connection; none of them is forwarded.
 HOP_BY_HOP = frozenset(
@@ -88,7 +89,7 @@ class RequestFields:
     usual: all the lines above and X-Forwarded-Host, beginning with the CRLF of the request line; it is the
         same for most requests. Nothing without Host.
     count: number of field lines.
-    cookies: values of the Cookie lines, which are in `forward`, too.
+    found: values of the cookies that the reader looks for, by name.
     plain: there is no body, expectation or upgrade to look after.
     """
 
@@ -104,26 +105,7 @@ class RequestFields:
     expects: bool
     upgrade: bytes
     plain: bool
-    cookies: tuple[bytes, ...] = ()
-    split: Split | None = None
-
-    def split_cookies(self, names: frozenset[bytes], ours: frozenset[bytes]) -> Split:
-        """Return the cookies of these NAMES, and the fields without OURS; remembered, as fields are.
-
-        Whoever asks has the same names all the time.
-        """
-        if self.split is None or self.split[0] is not names:
-            found, _ = split_cookies(self.cookies, names)
-            removed, left = split_cookies(self.cookies, ours) if ours else ({}, [])
-            fields = self
-            if removed:
-                lines = [line for line in self.forward.split(b"\r\n") if line and not _is_cookie(line)]
-                lines += [b"Cookie: " + value for value in left]
-                forward = b"".join(b"%b\r\n" % line for line in lines)
-                usual = _usual(self.host, forward, self.framing)
-                fields = replace(self, forward=forward, usual=usual, cookies=tuple(left), split=None)
-            self.split = (names, found, fields)
-        return self.split
+    found: dict[bytes, list[bytes]]
 
     def in_one_zero(self) -> RequestFields:
         """Return what is left in HTTP/1.0, which knows neither Expect nor Upgrade (RFC 9110, 7.8, 10.1.1)."""
@@ -136,10 +118,6 @@ class RequestFields:
             usual=_usual(self.host, self.forward, framing),
             plain=not self.length,
         )
-
-
-# Names of cookies, their values, and the fields without them.
-Split = tuple[frozenset[bytes], dict[bytes, list[bytes]], "RequestFields"]
 
 
 @dataclass(slots=True, eq=False)
@@ -259,7 +237,7 @@ class _Sorter:
         return [*filterfalse(meant.__contains__, lines)], values
 
 
-_REQUEST = _Sorter(HOP_BY_HOP | IDENTITY | {b"host", b"expect"}, forged=IDENTITY)
+REQUEST = HOP_BY_HOP | IDENTITY | {b"host", b"expect"}
 _ANSWER = _Sorter(HOP_BY_HOP, forged=frozenset())
 
 
@@ -346,17 +324,6 @@ def _idle_s(values: Values) -> float | None:
     return float(hint[1]) if hint else None
 
 
-def _is_cookie(line: bytes) -> bool:
-    return line[:7].lower() == b"cookie:"
-
-
-def _cookies(forward: bytes) -> tuple[bytes, ...]:
-    """Return the values of the Cookie lines."""
-    if b"ookie:" not in forward and b"OOKIE:" not in forward:
-        return ()
-    return tuple(line[7:].strip(b" \t") for line in forward.split(b"\r\n") if _is_cookie(line))
-
-
 def _location(block: bytes) -> bytes:
     found = _LOCATION.search(block)
     return found[1].strip(b" \t") if found else b""
@@ -373,35 +340,6 @@ def _usual(host: bytes | None, forward: bytes, framing: bytes) -> bytes:
     return b"\r\nHost: %b\r\n%b%bX-Forwarded-Host: %b\r\n" % (host, forward, framing, host)
 
 
-def _read_request_fields(block: bytes) -> RequestFields:
-    lines = split_block(block)
-    passed, values = _REQUEST.sort(lines)
-    connection = _tokens(values, b"connection")
-    length, framing = _body(values)
-    expects = b"expect" in values and _expects(values)
-    upgrade = b""
-    if b"upgrade" in values and not framing:
-        upgrade = _upgrade(values, connection)
-        framing = switch_lines(upgrade) if upgrade else b""
-    host = _host(values)
-    forward = _joined(passed, connection)
-    return RequestFields(
-        forward=forward,
-        framing=framing,
-        usual=_usual(host, forward, framing),
-        length=length or 0,
-        host=host,
-        named=_named(values) if values.keys() & IDENTITY else {},
-        count=len(lines),
-        close=b"close" in connection,
-        keep_alive=b"keep-alive" in connection,
-        expects=expects,
-        upgrade=upgrade,
-        plain=not (length or expects or upgrade),
-        cookies=_cookies(forward),
-    )
-
-
 def _read_answer_fields(block: bytes) -> AnswerFields:
     passed, values = _ANSWER.sort(split_block(block))
     connection = _tokens(values, b"connection")
@@ -414,19 +352,9 @@ def _read_answer_fields(block: bytes) -> AnswerFields:
         keep_alive=b"keep-alive" in connection,
         upgrade=_upgrade(values, connection),
         idle_s=_idle_s(values),
-        cookies=set_by_node(block) if b"et-" in block else {},
+        cookies=set_by_node(block),
         location=_location(block),
     )
-
-
-def request_fields(block: bytes) -> RequestFields:
-    """Read the field lines of a request, each with its CRLF; raises BadRequest."""
-    try:
-        fields = _read_request_fields(block)
-    except ValueError as error:
-        raise BadRequest(str(error)) from error
-    remember(seen_requests, block, fields)
-    return fields
 
 
 def answer_fields(block: bytes) -> AnswerFields:
@@ -448,9 +376,6 @@ def trailer_lines(block: bytes) -> bytes:
 Result = TypeVar("Result")
 _MET = _Met()
 
-# Blocks that were read, for whoever reads one: look here first. Only the readers write.
-seen_requests: dict[bytes, RequestFields] = {}
-
 
 def remember(seen: dict[bytes, Result], text: bytes, result: Result) -> None:
     """Keep what TEXT means if it comes again. When there is too much, all is forgotten: soon it is back."""
@@ -458,3 +383,83 @@ def remember(seen: dict[bytes, Result], text: bytes, result: Result) -> None:
         if len(seen) >= MEMO_ENTRIES:
             seen.clear()
         seen[text] = result
+
+
+NO_COOKIES: dict[bytes, list[bytes]] = {}
+
+
+class RequestReader:
+    """Reads the fields of requests, for services that look for the same cookies.
+
+    seen: blocks that were read, for whoever reads one: look there first.
+    """
+
+    def __init__(self, ours: frozenset[bytes] = frozenset(), asked: frozenset[bytes] = frozenset()) -> None:
+        """OURS: names of cookies that are kept from nodes. ASKED: of those that are looked for, OURS too."""
+        self.seen: dict[bytes, RequestFields] = {}
+        self._ours = ours
+        self._asked = asked
+        self._sorter = _Sorter(REQUEST | {b"cookie"} if asked else REQUEST, forged=IDENTITY)
+        self._cookies: dict[bytes, tuple[dict[bytes, list[bytes]], list[bytes]]] = {}
+
+    def read(self, block: bytes) -> RequestFields:
+        """Read the field lines of a request, each with its CRLF; raises BadRequest."""
+        try:
+            fields = self._read(block)
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
+        remember(self.seen, block, fields)
+        return fields
+
+    def _read(self, block: bytes) -> RequestFields:
+        lines = split_block(block)
+        passed, values = self._sorter.sort(lines)
+        connection = _tokens(values, b"connection")
+        length, framing = _body(values)
+        expects = b"expect" in values and _expects(values)
+        upgrade = b""
+        if b"upgrade" in values and not framing:
+            upgrade = _upgrade(values, connection)
+            framing = switch_lines(upgrade) if upgrade else b""
+        found = NO_COOKIES
+        if b"cookie" in values:
+            found, left = self._split(values[b"cookie"])
+            passed += left
+        host = _host(values)
+        forward = _joined(passed, connection)
+        return RequestFields(
+            forward=forward,
+            framing=framing,
+            usual=_usual(host, forward, framing),
+            length=length or 0,
+            host=host,
+            named=_named(values) if values.keys() & IDENTITY else {},
+            count=len(lines),
+            close=b"close" in connection,
+            keep_alive=b"keep-alive" in connection,
+            expects=expects,
+            upgrade=upgrade,
+            plain=not (length or expects or upgrade),
+            found=found,
+        )
+
+    def _split(self, given: list[bytes]) -> tuple[dict[bytes, list[bytes]], list[bytes]]:
+        """Return the cookies that are looked for in the values of Cookie, and the lines that nodes get.
+
+        A client sends the same ones with all of its requests, so what a value means is remembered.
+        """
+        if len(given) == 1 and given[0] in self._cookies:
+            return self._cookies[given[0]]
+        found, left = split_cookies(given, self._ours)
+        if self._asked != self._ours:
+            found, _ = split_cookies(given, self._asked)
+        result = found, [b"Cookie: " + value for value in left]
+        if len(given) == 1 and len(given[0]) <= MEMO_BYTES:
+            if len(self._cookies) >= COOKIE_ENTRIES:
+                self._cookies.clear()
+            self._cookies[given[0]] = result
+        return result
+
+
+PLAIN = RequestReader()
+request_fields, seen_requests = PLAIN.read, PLAIN.seen

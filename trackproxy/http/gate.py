@@ -62,10 +62,17 @@ class Gate:
 
     def _secure_url(self, edge: Edge, request: Request) -> bytes:
         """Return the same URL with https (RFC 9110, 4.2.2)."""
-        host = request.host or edge.own_authority()
-        name = host if host.endswith(b"]") else host.rpartition(b":")[0] or host
+        name = _name_in(request.host or b"") or _name_in(edge.own_authority())
         port = b"" if self._public_port == 443 else b":%d" % self._public_port
-        return b"https://%b%b%b" % (name, port, request.line.split(b" ", 2)[1])
+        target = request.line.split(b" ", 2)[1]
+        return b"https://%b%b%b" % (name, port, b"" if target == b"*" else target)
+
+
+def _name_in(authority: bytes) -> bytes:
+    """Return the host in what has perhaps a port (RFC 3986, 3.2)."""
+    if authority.startswith(b"["):
+        return authority[: authority.find(b"]") + 1]
+    return authority.partition(b":")[0]
 
 
 class Speeds:

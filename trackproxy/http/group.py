@@ -10,6 +10,7 @@ from trackproxy.health.ejections import Ejections
 from trackproxy.http import departures
 from trackproxy.http.channel import Channel
 from trackproxy.http.queue import Queue
+from trackproxy.http.retry import Budget
 from trackproxy.pool.balancer import Balancer
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 class Group:
     """Endpoints, their balancer, and what live traffic says of them; see `served.Group`.
 
-    settings: of the service as the routes of this group see it.
+    settings: of the service as the routes of this group see it. budget: of second tries, for all routes that
+    have none of their own: each with one could add up to a storm.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Group:
         self.balancer = Balancer(endpoints, settings.picks_by, settings.panic_threshold)
         self.alert: Callable[[int], None] = _nobody
         self.refresh: Callable[[], None] = _nothing
+        self.budget = Budget(settings.retry.budget, settings.retry.budget_min, service.sweep.now)
         self.queue = Queue(self)
         self.waiting = self.queue.waiting
         self.ejections = Ejections(label, self.balancer, settings.outliers, service.sweep, self.queue.wake)

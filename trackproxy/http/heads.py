@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from trackproxy.errors import BadAnswer, BadRequest
 from trackproxy.http.fields import (
+    PLAIN,
     AnswerFields,
     RequestFields,
+    RequestReader,
     answer_fields,
     remember,
-    request_fields,
-    seen_requests,
 )
 
 if TYPE_CHECKING:
@@ -53,9 +53,6 @@ _AUTHORITY = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+;=%]+)(?
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?")
 
 
-NO_COOKIES: dict[bytes, list[bytes]] = {}
-
-
 class Request:
     """One request: what was asked, and how far it has come.
 
@@ -80,7 +77,7 @@ class Request:
     waiting: bool = False  # in the queue, since every endpoint is full
     answered: bool = False  # a byte of the answer went to the client
     client: int = 0  # a number for whom policies take it to be from
-    cookies: dict[bytes, list[bytes]] = NO_COOKIES  # those that say where it belongs, by name
+    fresh: bool = False  # its client needs no new cookie where it belongs
     pass_: Pass | None = None  # what our own cookie says
     owner: Endpoint | None = None  # where it belongs
     wanted: Endpoint | None = None  # the same, while it waits for room there
@@ -95,7 +92,7 @@ class Request:
         self.ending = CLOSE if fields.close else PERSISTENT
 
 
-def read_request(line: bytes, block: bytes) -> Request:
+def read_request(line: bytes, block: bytes, reader: RequestReader = PLAIN) -> Request:
     """Read a head: the request LINE without its CRLF, the field BLOCK with the CRLF of each line.
 
     Raises BadRequest; its status is 400, 405, 417, 501 or 505.
@@ -105,8 +102,8 @@ def read_request(line: bytes, block: bytes) -> Request:
     except ValueError:
         raise BadRequest("malformed request line") from None
     if version != b"HTTP/1.1":
-        return _read_other_version(method, target, version, block)
-    fields = seen_requests.get(block) or request_fields(block)
+        return _read_other_version(method, target, version, block, reader)
+    fields = reader.seen.get(block) or reader.read(block)
     if fields.host is None:  # RFC 9112, 3.2
         raise BadRequest("Host is missing")
     if method != b"GET" or not target.startswith(b"/") or target.translate(None, _VISIBLE):
@@ -155,11 +152,13 @@ def _check(method: bytes, target: bytes) -> None:
         raise BadRequest("this method is not served here", 405)
 
 
-def _read_other_version(method: bytes, target: bytes, version: bytes, block: bytes) -> Request:
+def _read_other_version(
+    method: bytes, target: bytes, version: bytes, block: bytes, reader: RequestReader
+) -> Request:
     if version != b"HTTP/1.0":
         known = _VERSION.fullmatch(version)
         raise BadRequest("this version of HTTP is not spoken here", 505 if known else 400)
-    fields = request_fields(block)
+    fields = reader.read(block)
     if fields.length < 0:  # RFC 9112, 6.1: HTTP/1.0 knows no transfer codings
         raise BadRequest("Transfer-Encoding in HTTP/1.0")
     if fields.upgrade or fields.expects:

@@ -38,6 +38,11 @@ def _address(host: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+def plain_host(host: str) -> str:
+    """Return the IPv4 address that the kernel shows as an IPv4-mapped one; anything else as it is."""
+    return host[7:] if host.startswith("::ffff:") and "." in host else host
+
+
 def number_of(host: str) -> int:
     """Return the number of an address, for policies; 0 if HOST is none."""
     address = _address(host)

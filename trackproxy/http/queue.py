@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trackproxy.board import Counter
+from trackproxy.http.sticking import count_move
 from trackproxy.pool.balancer import Room
 
 if TYPE_CHECKING:
@@ -28,20 +29,22 @@ class Queue:
         """Queue REQUEST, which has no endpoint, or answer that waiting is of no use."""
         if not self.may_find_room(request):
             self._service.answer(edge, request, 503, "no node is available")
-        elif not self.has_place:
-            self._service.answer(edge, request, 503, "every node is busy")
-        else:
+        elif self.has_place:
             request.waiting = True
             edge.deadline = self._service.sweep.now + self._settings.timeout
             self.waiting[request] = edge
             self._wanting += request.wanted is not None
+        else:
+            self._wait_no_longer(edge, request)
 
     @property
     def has_place(self) -> bool:
         return len(self.waiting) < self._settings.size
 
     def may_find_room(self, request: Request) -> bool:
-        """Whether an endpoint that REQUEST has not tried is eligible, though full now."""
+        """Whether an endpoint that REQUEST has not tried may have it, though full now."""
+        if request.wanted is not None:
+            return True
         full = [e for e in self._balancer.endpoints if self._balancer.counts(e) and not e.has_room]
         return any(endpoint not in request.tried for endpoint in full)
 
@@ -49,6 +52,7 @@ class Queue:
         request.waiting = False
         del self.waiting[request]
         self._wanting -= request.wanted is not None
+        request.wanted = None
 
     def leave_all(self) -> None:
         """Nobody is served any more, whatever room there will be."""
@@ -72,21 +76,33 @@ class Queue:
         return False
 
     def _take(self, request: Request) -> Endpoint | None:
-        """Take an endpoint for REQUEST: the one that its client belongs to, for as long as that may have it."""
-        wanted = request.wanted
-        if wanted is not None and self._balancer.may_claim(wanted):
-            return wanted if self._balancer.claim(wanted) else None
-        return self._balancer.take_other(request.client, request.tried)
+        """Take an endpoint for REQUEST: its client's own one, for as long as that may have it."""
+        own = request.owner
+        if own is not None and own not in request.tried and self._balancer.may_claim(own):
+            if self._balancer.claim(own):
+                own.cells[Counter.STICKY_KEPT] += 1
+                return own
+            if own is request.wanted:
+                return None
+        return self._take_any(request)
+
+    def _take_any(self, request: Request) -> Endpoint | None:
+        endpoint = self._balancer.take_other(request.client, request.tried)
+        if endpoint is not None:
+            count_move(request, endpoint)
+        return endpoint
 
     def waited_too_long(self, edge: Edge, request: Request) -> None:
-        """Without its own node a client may still be served by another one."""
+        """No room was found for REQUEST in time."""
         self.leave(request)
-        if request.wanted is not None:
-            request.wanted.cells[Counter.MOVED_FULL] += 1
-            request.wanted = None
-            endpoint = self._balancer.take_other(request.client, request.tried)
-            if endpoint is not None:
-                edge.watch()
-                self._service.send(edge, request, endpoint)
-                return
-        self._service.answer(edge, request, 503, "every node is busy")
+        self._wait_no_longer(edge, request)
+
+    def _wait_no_longer(self, edge: Edge, request: Request) -> None:
+        """Without its own node a client may still be served by another one."""
+        request.wanted = None
+        endpoint = self._take_any(request)
+        if endpoint is None:
+            self._service.answer(edge, request, 503, "every node is busy")
+            return
+        edge.watch()
+        self._service.send(edge, request, endpoint)

@@ -41,16 +41,19 @@ class Quotas:
             burst = client.burst or client.max_request_rate
             self._rates = Rates(board.rates(number), tables, client.max_request_rate, burst)
 
-    def admit(self, host: str) -> tuple[Refusal | None, tuple[int, ...]]:
-        """Count a connection from HOST; return why it is refused, if it is, and what `leave` takes."""
+    def admit(self, host: str, now: float, *, trusted: bool) -> tuple[Refusal | None, tuple[int, ...]]:
+        """Count a connection from HOST; return why it is refused, if it is, and what `leave` takes.
+
+        NOW: of a clock that all workers share. TRUSTED: it is a proxy, whose connections are many clients'.
+        """
         held: list[int] = []
         wanted = (
             (self._one, key_of(self._name, client_key(host) if host else LOCAL), TOO_MANY),
             (self._all, key_of(self._name), NO_ROOM),
         )
-        for quota, key, refusal in wanted:
+        for quota, key, refusal in wanted[trusted:]:
             if quota.limits:
-                admitted = self._admission.admit(key, quota, 0)
+                admitted = self._admission.admit(key, quota, int(now))
                 if admitted is False:
                     self.leave(held)
                     return refusal, ()

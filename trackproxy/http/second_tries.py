@@ -47,7 +47,10 @@ class SecondTries:
         self._ejections = group.ejections
         self._rules = settings.retry
         self._statuses = frozenset(self._rules.statuses)
-        self._budget = Budget(self._rules.budget, self._rules.budget_min, service.sweep.now)
+        self._budget = group.budget
+        rules, shared = settings.retry, group.settings.retry
+        if (rules.budget, rules.budget_min) != (shared.budget, shared.budget_min):
+            self._budget = Budget(rules.budget, rules.budget_min, service.sweep.now)
 
     def failed(
         self, edge: Edge, request: Request, failure: Failure, *, reused: bool, detail: str = ""
@@ -55,7 +58,7 @@ class SecondTries:
         """An attempt failed: try another endpoint if the rules allow it, else answer.
 
         REUSED: on a connection that had served before; the node may just have closed it, so that the same
-        endpoint may be tried once more if there is no other.
+        endpoint may be tried once more if there is no other, or clients stay at theirs.
         """
         endpoint = request.endpoint
         assert endpoint is not None
@@ -65,13 +68,14 @@ class SecondTries:
             endpoint.cells[_COUNTERS[failure]] += 1
         if failure.cause and failure is not Failure.CONNECT and not stale:
             self._ejections.failed(endpoint, failure.cause, detail)
-        request.tried = (*request.tried, endpoint)
+        _note_try(request, endpoint)
         if not self._may_retry(request, failure):
             service.release(request)
             service.answer(edge, request, failure.status, failure.text)
             return
         _rewind(edge, request)
-        other = self._balancer.take_other(request.client, request.tried)
+        stays = stale and request.route.sticking is not None and self._balancer.may_claim(endpoint)
+        other = None if stays else self._balancer.take_other(request.client, request.tried)
         if other is None and stale:
             self._resend(edge, request, endpoint)
             return
@@ -99,7 +103,7 @@ class SecondTries:
         """
         endpoint = request.endpoint
         assert endpoint is not None
-        request.tried = (*request.tried, endpoint)
+        _note_try(request, endpoint)
         other = self._other_than_erring(edge, request, status)
         if other is None:
             if status in UNAVAILABLE and not request.doubted:
@@ -141,6 +145,12 @@ class SecondTries:
     def _resend(self, edge: Edge, request: Request, endpoint: Endpoint) -> None:
         endpoint.cells[Counter.RETRIES] += 1
         self._service.send(edge, request, endpoint)
+
+
+def _note_try(request: Request, endpoint: Endpoint) -> None:
+    """Note that ENDPOINT was tried, once however often that was."""
+    if endpoint not in request.tried:
+        request.tried = (*request.tried, endpoint)
 
 
 def _rewind(edge: Edge, request: Request) -> None:

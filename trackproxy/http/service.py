@@ -22,6 +22,7 @@ from trackproxy.clock import Sweep
 from trackproxy.http.answers import local_answer, without_body
 from trackproxy.http.arrivals import Arrivals
 from trackproxy.http.edge import Edge
+from trackproxy.http.fields import PLAIN, RequestReader
 from trackproxy.http.framing import ChunkedReader, RequestBody
 from trackproxy.http.gate import Gate
 from trackproxy.http.group import Group
@@ -84,8 +85,10 @@ class Service:
         self._means = means
         self.routes = self._make_routes(groups)
         self._rest = self.routes[-1]  # what no route of the settings takes
-        self.groups = [*dict.fromkeys(route.group for route in self.routes)]
-        self.cookie_names, self._asked_cookies = _cookies_of(route.settings for route in self.routes)
+        # In the order of their endpoints on the board, see `settings.groups_of`: the shared one first.
+        self.groups = [*dict.fromkeys((self._rest.group, *(route.group for route in self.routes)))]
+        self.cookie_names, asked = _cookies_of(route.settings for route in self.routes)
+        self.reader = RequestReader(self.cookie_names, asked) if asked else PLAIN
         self.trust = Trust(settings.trusted_proxies)
         self.quotas = Quotas(name, settings, means.board, means.number) if means else None
         self.limits_connections = self.quotas is not None and self.quotas.limits_connections
@@ -94,7 +97,7 @@ class Service:
         self._strict = b""
         if settings.tls.listen and settings.tls.hsts:
             self._strict = b"Strict-Transport-Security: max-age=%d\r\n" % settings.tls.hsts
-        self._special = bool(self._gated or self._asked_cookies or self._strict or settings.trusted_proxies)
+        self._special = bool(self._gated or self._strict or settings.trusted_proxies)
         self._arrivals: Arrivals | None = None
         if means is not None and (settings.tls.listen or settings.accept_proxy_protocol):
             self._arrivals = Arrivals(self, means.poller(), means.context(settings.tls))
@@ -158,7 +161,7 @@ class Service:
         self.sweep.add(edge)
         self.on_open()
         if self.limits_connections and self.quotas is not None and not edge.held:
-            refusal, edge.held = self.quotas.admit(edge.host)
+            refusal, edge.held = self.quotas.admit(edge.host, time.monotonic(), trusted=edge.trusted)
             if refusal:
                 self.count_limited()
                 edge.turn_away(*refusal)
@@ -177,7 +180,12 @@ class Service:
 
     def linger(self, edge: Edge) -> None:
         """Let a connection end slowly; it is open until then."""
-        lingering = Linger(edge.transport, self.sweep, self._waits, self.closed)
+
+        def over(lingering: Linger) -> None:
+            edge.leave_quotas()
+            self.closed(lingering)
+
+        lingering = Linger(edge.transport, self.sweep, self._waits, over)
         self.open.add(lingering)
         self.sweep.add(lingering)
         self.closed(edge)
@@ -193,12 +201,12 @@ class Service:
         if self.draining and self.is_over:
             self._on_end()
 
-    def own_authority(self, sockname: object) -> bytes:
+    def own_authority(self, sockname: object, tls: bool = False) -> bytes:
         """Return the authority that a client reached, for one that did not name any."""
         if not isinstance(sockname, tuple):
             return b"localhost"
         host = f"[{sockname[0]}]" if ":" in sockname[0] else sockname[0]
-        return (host if sockname[1] == 80 else f"{host}:{sockname[1]}").encode()
+        return (host if sockname[1] == (443 if tls else 80) else f"{host}:{sockname[1]}").encode()
 
     def new_body(self, length: int) -> RequestBody:
         """Return the reader of a body of LENGTH octets or CHUNKED; raises BadRequest if it is too large."""
@@ -236,10 +244,6 @@ class Service:
         if edge.trusted:
             edge.resolve(request)
             request.client = edge.client
-        if self._asked_cookies and request.fields.cookies:
-            _, request.cookies, request.fields = request.fields.split_cookies(
-                self._asked_cookies, self.cookie_names
-            )
         if self._strict and edge.tls:
             request.extra = self._strict
         return not self._gated or self._gate.passes(edge, request)
@@ -287,6 +291,7 @@ class Service:
         def over() -> None:
             endpoint.tunnels -= 1
             self.upstreams -= 1
+            edge.leave_quotas()
             self.closed(tunnel)
             self.release(request)
 
@@ -325,7 +330,7 @@ class Service:
     def _ending(self, request: Request) -> bytes:
         if not request.complete or self.draining:
             request.ending = CLOSE
-        return request.ending
+        return request.extra + request.ending
 
     def _answer(self, edge: Edge, request: Request, answer: bytes) -> None:
         edge.transport.write(without_body(answer) if request.method == b"HEAD" else answer)
@@ -390,9 +395,9 @@ class Service:
 
 def _cookies_of(settings: Iterable[HttpService]) -> tuple[frozenset[bytes], frozenset[bytes]]:
     """Return the names of cookies of ours, and of all that tell where a request belongs."""
-    modes = {one.sticky.name.encode(): one.sticky.mode for one in settings if one.sticky}
-    ours = frozenset(name for name, mode in modes.items() if mode == "cookie")
-    return ours, ours | {name for name, mode in modes.items() if mode == "app_cookie"}
+    named = {(one.sticky.mode, one.sticky.name.encode()) for one in settings if one.sticky}
+    ours = frozenset(name for mode, name in named if mode == "cookie")
+    return ours, ours | {name for mode, name in named if mode == "app_cookie"}
 
 
 def _nothing() -> None:

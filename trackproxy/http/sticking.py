@@ -6,6 +6,7 @@ counted at the node that it has left. One whose node is full waits for it as the
 
 from __future__ import annotations
 
+import re
 import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
@@ -31,7 +32,10 @@ FLAWS = {
     Flaw.EXPIRED: Process.STICKY_EXPIRED,
     Flaw.UNKNOWN: Process.STICKY_UNKNOWN,
 }
+COOKIES = 8  # of our name that are looked at: browsers send few, and each may cost several hashes
 PRIVATE = b"Cache-Control: private\r\n"
+# RFC 9111, 5.2.2.5 and 5.2.2.7: said of the whole answer, not of some of its fields.
+_UNSHARED = re.compile(rb"\ncache-control:(?:[^\r]*[, \t])?(?:private|no-store)[ \t]*[,\r]", re.IGNORECASE)
 
 
 class Sticking(ABC):
@@ -49,7 +53,7 @@ class Sticking(ABC):
 
     @abstractmethod
     def answered(self, edge: Edge, request: Request, endpoint: Endpoint, answer: Answer) -> bytes:
-        """ENDPOINT has answered: return the lines that tell the client to come back there, if it needs any."""
+        """ENDPOINT has answered: return the lines that tell the client to come back, if it needs any."""
 
     def take(self, edge: Edge, request: Request) -> Endpoint | None:
         """Return an endpoint for REQUEST, counted, or None if it has to wait; see `Balancer.take`."""
@@ -62,29 +66,44 @@ class Sticking(ABC):
         if self._balancer.may_claim(own):  # as soon as it has room
             request.wanted = own
             return None
-        own.cells[_cause(own)] += 1
-        return self._balancer.take(request.client)
+        endpoint = self._balancer.take(request.client)
+        if endpoint is not None:
+            count_move(request, endpoint)
+        return endpoint
 
-    def served(self, request: Request, endpoint: Endpoint) -> bool:
-        """Count whom ENDPOINT has got; return whether its client is new there."""
+    def settle(self, request: Request, endpoint: Endpoint, answer: Answer) -> Endpoint:
+        """ENDPOINT has answered: count its client if that is new there, and return where it belongs now.
+
+        What no endpoint can answer is the request's own fault: its client stays where it was.
+        """
         own = request.owner
-        if own is endpoint:
-            return False
+        if own is endpoint or (own is not None and own in request.doubted and answer.status >= 500):
+            return own
         endpoint.cells[Counter.STICKY_NEW] += 1
-        if own is not None and request.tried:
+        if own is not None and own in request.tried:
             own.cells[Counter.MOVED_FAILED] += 1
-        return True
+        return endpoint
+
+
+def count_move(request: Request, endpoint: Endpoint) -> None:
+    """ENDPOINT was taken for REQUEST: count why, if its client belongs to another one that it has not tried.
+
+    Who has tried it is counted when another one has answered, see `Sticking.settle`.
+    """
+    own = request.owner
+    if own is not None and own is not endpoint and own not in request.tried:
+        own.cells[_cause(own)] += 1
 
 
 def _cause(endpoint: Endpoint) -> Counter:
     """Return under what a client is counted that cannot stay at ENDPOINT."""
-    if endpoint.node.state is AdminState.DISABLED:
+    if endpoint.node.state is AdminState.DISABLED or not endpoint.weight:
         return Counter.MOVED_DISABLED
     if endpoint.health is Health.DOWN or endpoint.ejected:
         return Counter.MOVED_DOWN
     if endpoint.node.state is AdminState.DRAIN:
         return Counter.MOVED_DRAIN
-    return Counter.MOVED_FULL if not endpoint.has_room else Counter.MOVED_DISABLED
+    return Counter.MOVED_FULL
 
 
 class ByCookie(Sticking):
@@ -99,10 +118,11 @@ class ByCookie(Sticking):
     def find(self, edge: Edge, request: Request) -> Endpoint | None:
         flaw = None
         now_s = int(time.time())
-        for value in request.cookies.get(self._name, ()):
+        for value in request.fields.found.get(self._name, ())[:COOKIES]:
             found = self._tokens.read(value, now_s)
             if isinstance(found, Pass):
                 request.pass_ = found
+                request.fresh = not self._tokens.due(found, now_s)
                 return self._by_name[found.node]
             flaw = flaw or found
         if flaw is not None:
@@ -111,15 +131,15 @@ class ByCookie(Sticking):
 
     def answered(self, edge: Edge, request: Request, endpoint: Endpoint, answer: Answer) -> bytes:
         """Caches must not give one client's cookie to another (RFC 9111, 5.2.2.7)."""
-        new = self.served(request, endpoint)
-        now_s, pass_ = int(time.time()), request.pass_
-        if not new and pass_ is not None and not self._tokens.due(pass_, now_s):
+        home = self.settle(request, endpoint, answer)
+        new = home is not request.owner
+        if not new and request.fresh:
             return b""
+        now_s, pass_ = int(time.time()), request.pass_
         started_s = None if new or pass_ is None else pass_.started_s
-        value = self._tokens.make(endpoint.node.name, now_s, started_s)
+        value = self._tokens.make(home.node.name, now_s, started_s)
         line = set_cookie(self._name, value, self._sticky.path, self._sticky.domain, edge.is_secure(request))
-        head = answer.head.lower()
-        return line if b"no-store" in head or b"private" in head else line + PRIVATE
+        return line if _UNSHARED.search(answer.head) else line + PRIVATE
 
 
 class ByNodesSession(Sticking):
@@ -150,7 +170,7 @@ class ByNodesSession(Sticking):
         return None if number is None else self._by_number.get(number)
 
     def answered(self, edge: Edge, request: Request, endpoint: Endpoint, answer: Answer) -> bytes:
-        self.served(request, endpoint)
+        self.settle(request, endpoint, answer)
         session = self.told(answer) or (self.asked(request) if answer.status < 400 else None)
         if session:
             number = number_of(endpoint.node.name)
@@ -162,7 +182,7 @@ class ByNodesCookie(ByNodesSession):
     """By a cookie that nodes set, such as JSESSIONID."""
 
     def asked(self, request: Request) -> bytes | None:
-        return next(iter(request.cookies.get(self._name, ())), None)
+        return next(iter(request.fields.found.get(self._name, ())), None)
 
     def told(self, answer: Answer) -> bytes | None:
         return answer.fields.cookies.get(self._name)

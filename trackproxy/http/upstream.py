@@ -147,11 +147,10 @@ class Upstream(NodeFlow):
             return
         if not request.complete or self._service.draining:
             request.ending = CLOSE  # RFC 9112, 9.3 and 9.6: an early answer ends the connection
-        head = answer.head
-        if answer.fields.cookies and self._service.cookie_names:
-            head = without_cookies(head, self._service.cookie_names)
-        if request.route.sticking is not None:
-            request.extra += request.route.sticking.answered(edge, request, self._channel.endpoint, answer)
+        head = self._head_of(answer) if answer.fields.cookies else answer.head
+        sticking, endpoint = request.route.sticking, self._channel.endpoint
+        if sticking is not None and not (request.fresh and request.owner is endpoint):
+            request.extra += sticking.answered(edge, request, endpoint, answer)
         if answer.status < 500 and (self._outlier.failures or request.doubted):
             request.route.second_tries.answered_well(request, self._channel.endpoint)
         self._cells[CLASSES + answer.status // 100] += 1
@@ -159,7 +158,14 @@ class Upstream(NodeFlow):
             self._count_time(WHOLE, WHOLE_SUM_US)
             edge.transport.write(b"".join((head, request.extra, request.ending, body[:length])))
             self._finish(clean=length == len(body))
-            return
+        else:
+            self._begin_relay(head, length, body)
+
+    def _begin_relay(self, head: bytes, length: int, body: bytes) -> None:
+        """Pass HEAD on, with what is there of a body that is not complete yet."""
+        edge, request = self.edge, self.request
+        assert edge is not None
+        assert request is not None
         relayed = self._body = AnswerBody(length, request.one_zero, self._service.limits)
         if relayed.closing:
             request.ending = CLOSE
@@ -170,6 +176,11 @@ class Upstream(NodeFlow):
         edge.transport.write(b"%b%b%b%b" % (head, relayed.framing, request.extra, request.ending))
         if body:
             self._relay(relayed, body)
+
+    def _head_of(self, answer: Answer) -> bytes:
+        """Return the head of ANSWER without the cookies of ours, which no node may set."""
+        names = self._service.cookie_names
+        return without_cookies(answer.head, names) if names else answer.head
 
     def _ask_elsewhere(self, edge: Edge, request: Request, status: int, whole: bool) -> bool:
         """Keep an error from the client if another endpoint may do better; return whether one is asked."""
@@ -214,7 +225,7 @@ class Upstream(NodeFlow):
             self._fail(Failure.MALFORMED, "too many interim answers")
             return
         if answer.status != 100 and not request.one_zero:
-            edge.transport.write(answer.head + b"\r\n")
+            edge.transport.write(self._head_of(answer) + b"\r\n")
         if rest:
             self.data_received(rest)
 
@@ -229,7 +240,11 @@ class Upstream(NodeFlow):
             return
         if self._outlier.failures or request.doubted:
             request.route.second_tries.answered_well(request, self._channel.endpoint)
-        edge.transport.write(b"%b%b\r\n%b" % (answer.head, switch_lines(protocol), rest))
+        sticking, endpoint = request.route.sticking, self._channel.endpoint
+        if sticking is not None and not (request.fresh and request.owner is endpoint):
+            request.extra += sticking.answered(edge, request, endpoint, answer)
+        lines = request.extra + switch_lines(protocol)
+        edge.transport.write(b"%b%b\r\n%b" % (self._head_of(answer), lines, rest))
         self._cells[CLASSES + answer.status // 100] += 1
         self._leave()
         self.edge = self.request = None

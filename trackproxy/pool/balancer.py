@@ -137,7 +137,7 @@ class Balancer:
 
         Such clients stay on a node in DRAIN.
         """
-        if not endpoint.has_room or not self.may_claim(endpoint):
+        if not endpoint.listed and not (endpoint.has_room and self.may_claim(endpoint)):
             return False
         endpoint.total += 1
         self._count(endpoint, 1)
