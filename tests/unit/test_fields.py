@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trackproxy.errors import BadAnswer, BadRequest
 from trackproxy.http import fields
+from trackproxy.http.cookies import split_cookies
 from trackproxy.http.fields import (
     HOP_BY_HOP,
     IDENTITY,
@@ -13,6 +16,7 @@ from trackproxy.http.fields import (
     MEMO_ENTRIES,
     AnswerFields,
     RequestFields,
+    RequestReader,
     answer_fields,
     request_fields,
     seen_requests,
@@ -20,6 +24,8 @@ from trackproxy.http.fields import (
     switch_lines,
     trailer_lines,
 )
+
+COOKIE_PAIRS = (b"TP=abc-_1", b"a=b", b"TP=", b" TP=x", b"xTP=y", b'TP="q"', b"TPx=1", b"c", b"")
 
 
 def block_of(*lines: bytes) -> bytes:
@@ -501,3 +507,18 @@ def test_reading_takes_no_more_than_linear_time() -> None:
     passed, _ = fields.PLAIN._sorter.sort([Line(line) for line in lines])
     assert passed == []
     assert looked_at < 10 * len(lines)
+
+
+@given(st.lists(st.sampled_from(COOKIE_PAIRS), min_size=1, max_size=4), st.sampled_from([b"; ", b";"]))
+def test_the_usual_cookie_line_is_split_as_any_other(pairs: list[bytes], between: bytes) -> None:
+    names = frozenset({b"TP"})
+    value = between.join(pairs)
+    fields = RequestReader(names, names).read(b"Host: a\r\nCookie: %b\r\n" % value)
+    found, left = split_cookies([value], names)
+    assert fields.found == found
+    kept = fields.forward.partition(b"Cookie: ")[2]
+    assert _pairs(kept.strip(b"\r\n")) == _pairs(b";".join(left))
+
+
+def _pairs(value: bytes) -> list[bytes]:
+    return [pair.strip(b" ") for pair in value.split(b";") if pair.strip(b" ")]

@@ -80,7 +80,7 @@ class Edge(asyncio.Protocol):
         tls: bool = False,
         held: tuple[int, ...] = (),
     ) -> None:
-        """SAID: what a trusted proxy says of the connection. HELD: the limits that it counts under already."""
+        """SAID: what a trusted proxy says of it. HELD: the limits under which it counts already."""
         self.service = service
         self.tls = tls
         self.held = held

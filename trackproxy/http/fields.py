@@ -400,6 +400,9 @@ class RequestReader:
         self._ours = ours
         self._asked = asked
         self._sorter = _Sorter(REQUEST | {b"cookie"} if asked else REQUEST, forged=IDENTITY)
+        self._usual: re.Pattern[bytes] | None = None
+        if len(asked) == 1 and asked == ours:
+            self._usual = re.compile(rb"(?:\A|; )%b=([\w\-]+)(?=; |\Z)" % re.escape(next(iter(ours))))
         self._cookies: dict[bytes, tuple[dict[bytes, list[bytes]], list[bytes]]] = {}
 
     def read(self, block: bytes) -> RequestFields:
@@ -450,15 +453,27 @@ class RequestReader:
         """
         if len(given) == 1 and given[0] in self._cookies:
             return self._cookies[given[0]]
-        found, left = split_cookies(given, self._ours)
-        if self._asked != self._ours:
-            found, _ = split_cookies(given, self._asked)
-        result = found, [b"Cookie: " + value for value in left]
+        result = self._usual_split(given)
+        if result is None:
+            found, left = split_cookies(given, self._ours)
+            if self._asked != self._ours:
+                found, _ = split_cookies(given, self._asked)
+            result = found, [b"Cookie: " + value for value in left]
         if len(given) == 1 and len(given[0]) <= MEMO_BYTES:
             if len(self._cookies) >= COOKIE_ENTRIES:
                 self._cookies.clear()
             self._cookies[given[0]] = result
         return result
+
+    def _usual_split(self, given: list[bytes]) -> tuple[dict[bytes, list[bytes]], list[bytes]] | None:
+        """Do the same for one cookie of ours as browsers write it, at half the price; None if it is not so."""
+        if self._usual is None or len(given) > 1:
+            return None
+        (name,), (value,) = self._ours, given
+        if value.count(name) != 1 or not (pair := self._usual.search(value)):
+            return None
+        left = (value[: pair.start()] + value[pair.end() :]).removeprefix(b"; ")
+        return {name: [pair[1]]}, [b"Cookie: " + left] if left else []
 
 
 PLAIN = RequestReader()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trackproxy.board import Counter, Process
@@ -32,7 +33,7 @@ FLAWS = {
     Flaw.EXPIRED: Process.STICKY_EXPIRED,
     Flaw.UNKNOWN: Process.STICKY_UNKNOWN,
 }
-COOKIES = 8  # of our name that are looked at: browsers send few, and each may cost several hashes
+COOKIES = 8  # of one name that are looked at: browsers send few, and each costs hashes
 PRIVATE = b"Cache-Control: private\r\n"
 # RFC 9111, 5.2.2.5 and 5.2.2.7: said of the whole answer, not of some of its fields.
 _UNSHARED = re.compile(rb"\ncache-control:(?:[^\r]*[, \t])?(?:private|no-store)[ \t]*[,\r]", re.IGNORECASE)
@@ -155,34 +156,36 @@ class ByNodesSession(Sticking):
         self._by_number = {number_of(name): endpoint for name, endpoint in self._by_name.items()}
 
     @abstractmethod
-    def asked(self, request: Request) -> bytes | None:
-        """Return the session id in REQUEST."""
+    def asked(self, request: Request) -> Sequence[bytes]:
+        """Return the session ids in REQUEST; a browser may have several, for several paths."""
 
     @abstractmethod
     def told(self, answer: Answer) -> bytes | None:
         """Return the session id that a node gives to a client."""
 
     def find(self, edge: Edge, request: Request) -> Endpoint | None:
-        session = self.asked(request)
-        if not session:
-            return None
-        number = self._learned.find(key_of(self._service, session), int(time.time()))
-        return None if number is None else self._by_number.get(number)
+        now_s = int(time.time())
+        for session in self.asked(request):
+            number = self._learned.find(key_of(self._service, session), now_s)
+            if number in self._by_number:
+                return self._by_number[number]
+        return None
 
     def answered(self, edge: Edge, request: Request, endpoint: Endpoint, answer: Answer) -> bytes:
         self.settle(request, endpoint, answer)
-        session = self.told(answer) or (self.asked(request) if answer.status < 400 else None)
-        if session:
-            number = number_of(endpoint.node.name)
-            self._learned.learn(key_of(self._service, session), number, int(time.time()))
+        told = self.told(answer)
+        sessions = [told] if told else self.asked(request) if answer.status < 400 else ()
+        number, now_s = number_of(endpoint.node.name), int(time.time())
+        for session in sessions:
+            self._learned.learn(key_of(self._service, session), number, now_s)
         return b""
 
 
 class ByNodesCookie(ByNodesSession):
     """By a cookie that nodes set, such as JSESSIONID."""
 
-    def asked(self, request: Request) -> bytes | None:
-        return next(iter(request.fields.found.get(self._name, ())), None)
+    def asked(self, request: Request) -> Sequence[bytes]:
+        return [value for value in request.fields.found.get(self._name, ())[:COOKIES] if value]
 
     def told(self, answer: Answer) -> bytes | None:
         return answer.fields.cookies.get(self._name)
@@ -191,8 +194,9 @@ class ByNodesCookie(ByNodesSession):
 class ByParameter(ByNodesSession):
     """By a parameter of URLs, such as ;jsessionid=… or ?sid=…."""
 
-    def asked(self, request: Request) -> bytes | None:
-        return parameter(request.line.split(b" ", 2)[1], self._name)
+    def asked(self, request: Request) -> Sequence[bytes]:
+        session = parameter(request.line.split(b" ", 2)[1], self._name)
+        return [session] if session else ()
 
     def told(self, answer: Answer) -> bytes | None:
         location = answer.fields.location
