@@ -488,6 +488,33 @@ def problems(sources: Iterable[Source]) -> list[str]:
     return examine(sources, time.time()).problems
 
 
+def unusable(source: Source) -> str:
+    """Return why SOURCE is of no use at all: empty if it has one certificate that can be used."""
+    first = ""
+    try:
+        for files in source.scan():
+            found = problems([_Single(files)])
+            if not found:
+                return ""
+            first = first or found[0]
+    except CertificateError as error:
+        return str(error)
+    return first
+
+
+@dataclass(frozen=True, slots=True)
+class _Single:
+    """A source of one certificate."""
+
+    files: Files
+
+    def scan(self) -> Iterable[Files]:
+        return [self.files]
+
+    def stamp(self) -> Hashable:
+        return None
+
+
 def _examine(files: Files, now_s: float, findings: Findings) -> None:
     try:
         certificate = read(files)

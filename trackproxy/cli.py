@@ -143,8 +143,24 @@ def check(
     if url is not None:
         _show_way(settings, url, method)
         return
+    problems = _certificate_problems(settings)
     counts = f"{_count(len(settings.services), 'service')}, {_count(len(settings.nodes), 'node')}"
-    typer.echo(f"{config}: ok ({counts})")
+    typer.echo(f"{config}: {'served, but for these' if problems else 'ok'} ({counts})")
+    if problems:
+        _show_problems(problems)
+        raise typer.Exit(1)
+
+
+def _certificate_problems(settings: Settings) -> list[str]:
+    """Return what is wrong with single certificates of folders; warn of those that have expired."""
+    problems: list[str] = []
+    for name, service in settings.services.items():
+        if service.protocol == "http":
+            findings = service.tls.findings()
+            problems += [f"services.{name}.tls: {text}" for text in findings.problems]
+            for text in findings.warnings:
+                typer.echo(f"services.{name}.tls: warning: {text}", err=True)
+    return problems
 
 
 def _show_way(settings: Settings, url: str, method: str) -> None:

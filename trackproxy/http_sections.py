@@ -179,6 +179,10 @@ class HttpService(Service):
             *(_changed(route, own[route.name]) if route.name in own else route for route in preset),
         ]
 
+    def separates(self, route: Route) -> bool:
+        """Whether what ROUTE needs to know of nodes, or how it picks them, differs from the rest."""
+        return bool(route.nodes or route.probe) or self.as_seen_by(route).picks_by != self.picks_by
+
     def as_seen_by(self, route: Route) -> HttpService:
         """Return the service with what ROUTE has of its own."""
         changes = {

@@ -30,6 +30,7 @@ from trackproxy.units import (
 
 Balance = Literal["round_robin", "least_connections", "random_two", "source_hash"]
 SECRET_CHARACTERS = 16  # of a secret, at least
+PLACEHOLDER = "put a long random text here"  # in the example files: whoever knows it could forge cookies
 BURST_S = 3600  # so many seconds' worth of requests may come at once; see pool.rates.LONGEST_S
 V4_BITS, V6_BITS = 24, 56  # of an address: clients that source_hash takes for one
 
@@ -70,6 +71,8 @@ def _off_or_unset(value: object) -> object:
 
 
 def _secret(text: str) -> str:
+    if text == PLACEHOLDER:
+        raise ValueError(f"is still the example's; {_example()}")
     if len(text) < SECRET_CHARACTERS:
         raise ValueError(f"must have at least {SECRET_CHARACTERS} characters; {_example()}")
     return text
@@ -203,12 +206,6 @@ class Route(Section):
         """Whether no request gets past it ("OPTIONS *" aside, which has no path)."""
         any_path = "/" in self.path or not (self.path or self.regex)
         return any_path and (not self.host or "*" in self.host) and not self.method
-
-    @property
-    def has_own_group(self) -> bool:
-        """Whether what it needs to know of nodes differs from the rest of the service."""
-        by_address = self.sticky is not None and self.sticky.mode == "source_hash"
-        return bool(self.nodes) or self.probe is not None or self.balance is not None or by_address
 
 
 class AgentRule(Section):

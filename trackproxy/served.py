@@ -23,8 +23,8 @@ class Listening(Protocol):
 class Group(Protocol):
     """The endpoints of one service, or of some of its routes, in one process.
 
-    waiting: who waits for room at an endpoint. refresh: makes states, and loads at other workers, known before
-    a pick. alert: has the endpoint with this number on the board probed at once.
+    waiting: who waits for room at an endpoint. refresh: makes states, and loads at other workers, known
+    before a pick. alert: has the endpoint with this number on the board probed at once.
     """
 
     endpoints: list[Endpoint]

@@ -105,7 +105,7 @@ def groups_of(settings: Settings, service_name: str) -> list[GroupConfig]:
     groups = [GroupConfig("", service, endpoints_of(settings, service))]
     if isinstance(service, HttpService):
         for route in service.all_routes:
-            if route.has_own_group:
+            if service.separates(route):
                 seen = service.as_seen_by(route)
                 groups.append(GroupConfig(route.name, seen, endpoints_of(settings, seen)))
     return groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +13,7 @@ from trackproxy.sections import Section, host_name
 from trackproxy.units import FilePath, ListenAddress, Port, Span
 
 if TYPE_CHECKING:
-    from trackproxy.certificates import FileSource
+    from trackproxy.certificates import FileSource, Findings
 
 
 class Certificate(Section):
@@ -69,12 +70,12 @@ class Tls(Section):
             yield from self._cipher_problems()
 
     def _file_problems(self) -> Iterator[tuple[KeyPath, str]]:
-        from trackproxy.certificates import FileSource, problems  # few services need it
+        from trackproxy.certificates import FileSource, problems, unusable  # few services need it
 
         for index, one in enumerate(self.certificates):
             for problem in problems([FileSource([(one.certificate, one.private_key)], "")]):
                 yield ("certificates", index), problem
-        for problem in problems([FileSource([], self.folder)]):
+        if self.folder and (problem := unusable(FileSource([], self.folder))):
             yield ("folder",), problem
 
     def _cipher_problems(self) -> Iterator[tuple[KeyPath, str]]:
@@ -85,6 +86,12 @@ class Tls(Section):
                 check_ciphers(self.ciphers)
             except ValueError as error:
                 yield ("ciphers",), str(error)
+
+    def findings(self) -> Findings:
+        """Look at every certificate; of those in the folder some may be bad, and the others are served."""
+        from trackproxy.certificates import examine
+
+        return examine([self.source()] if self.listen else [], time.time())
 
     def source(self) -> FileSource:
         """Return where certificates come from."""

@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _unraisable(what: sys.UnraisableHookArgs) -> None:
-    """Note an exception that nobody could catch; clients cause some, such as with a name in TLS that is none."""
+    """Note what nobody could catch; clients cause some, such as by a name in TLS that is none."""
     log.debug("ignored in %r: %r", what.object, what.exc_value)
 
 

@@ -750,10 +750,10 @@ def test_the_method_counts_for_the_route_and_for_what_may_be_sent_again() -> Non
     assert (get["route"], get["sticky"]) == ("web", "by our cookie TPNODE")
 
 
-def test_a_route_without_nodes_of_its_own_is_balanced_as_the_service_is() -> None:
+def test_a_route_without_stickiness_is_not_balanced_by_that_of_the_service() -> None:
     by_source = WAYS["services"]["web"] | {"sticky": {"mode": "source_hash"}}
     found = way("http://x/t/", web=by_source)
-    assert (found["sticky"], found["policy"]) == ("no", "source_hash")
+    assert (found["sticky"], found["policy"]) == ("no", "round_robin")
 
 
 @pytest.mark.parametrize(

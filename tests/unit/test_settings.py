@@ -13,8 +13,10 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from tests.unit.test_certificates import put
+from trackproxy.errors import ConfigError
 from trackproxy.explain import explain
 from trackproxy.http_sections import HttpService
+from trackproxy.route_sections import PLACEHOLDER
 from trackproxy.settings import EndpointConfig, Settings, groups_of, load
 from trackproxy.units import Address
 
@@ -101,7 +103,7 @@ def test_the_example_configuration_names_every_key() -> None:
 
 
 def test_the_examples_in_the_example_configuration_are_right(tmp_path: Path) -> None:
-    text = uncommented(CONF.read_text("utf-8"))
+    text = uncommented(CONF.read_text("utf-8")).replace(PLACEHOLDER, "a secret of our own")
     put(tmp_path / "a.pem", "news.example.com")
     for name in ("/etc/ssl/news.example.com.pem", "/etc/ssl/news.example.com.key"):
         assert name in text
@@ -119,6 +121,9 @@ def test_the_examples_in_the_cluster_configuration_are_right(tmp_path: Path) -> 
     put(tmp_path / "a.pem", "news.example.com")
     text = uncommented(begin).replace("/etc/letsencrypt/live", str(tmp_path)) + mark + end
     (tmp_path / "t.toml").write_text(text, "utf-8")
+    with pytest.raises(ConfigError, match="is still the example's"):
+        load(tmp_path / "t.toml")
+    (tmp_path / "t.toml").write_text(text.replace(PLACEHOLDER, "a secret of our own"), "utf-8")
     service = web(load(tmp_path / "t.toml"))
     assert [route.name for route in service.all_routes] == ["open", "click", "unsubscribe", "web"]
     assert [route.https for route in service.all_routes] == [False, False, False, True]

@@ -125,7 +125,7 @@ def _route_for(service: HttpService, target: _Target, method: str) -> Route | No
 
 def _rules(service: HttpService, route: Route | None, target: _Target, method: str) -> Iterator[Row]:
     seen = service.as_seen_by(route) if route else service
-    balances = seen if route and route.has_own_group else service  # the others share its balancer
+    balances = seen if route and service.separates(route) else service  # the others share its balancer
     yield "policy", balances.picks_by
     yield "sticky", _stickiness(seen.sticky)
     yield "retry", _retry(seen, method)
