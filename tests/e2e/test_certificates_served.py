@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -94,6 +95,7 @@ class TlsStage(SessionStage):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         [self.plain] = fixed_ports(1)
+        self.wires_left: list[Wire] = []
 
     def write_tls(self, tls: str, more: str = "", *, plain: bool = True) -> None:
         """Write settings; TLS: of the service besides the listener, MORE: other keys of it."""
@@ -114,13 +116,13 @@ class TlsStage(SessionStage):
             reader, writer = await asyncio.open_connection(
                 "127.0.0.1", self.port, ssl=trusting(), server_hostname=name
             )
-        self._kept.append(writer)
-        return Wire(reader, writer)
+        self.wires_left.append(wire := Wire(reader, writer))
+        return wire
 
     async def served(self, name: str = "a.test") -> bytes:
         """The certificate that a new connection gets, in PEM."""
         wire = await self.wire(name)
-        wire.writer.close()
+        await wire.close()
         return wire.certificate
 
     async def comes(self, certificate: bytes, name: str = "a.test") -> float:
@@ -142,6 +144,13 @@ class Wire:
         self.reader, self.writer = reader, writer
         der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         self.certificate = ssl.DER_cert_to_PEM_cert(der).encode()
+
+    async def close(self) -> None:
+        """Close it, and wait until that is done: the loop must not end before."""
+        self.writer.close()
+        with suppress(OSError):
+            async with asyncio.timeout(DEADLINE_S):
+                await self.writer.wait_closed()
 
     async def ask(self, target: str) -> int:
         """Ask, and read the head of the answer; the length of its body."""
@@ -195,6 +204,9 @@ async def stage(tmp_path: Path) -> AsyncIterator[TlsStage]:
         await stage.join(PouringNode, "node1")
         yield stage
     finally:
+        for wire in stage.wires_left:
+            wire.writer.transport.abort()
+            await wire.close()
         stage.kill()
         for node in stage.nodes:
             node.go_on.set()
@@ -236,6 +248,8 @@ async def test_a_changed_certificate_is_served_within_2_s_and_open_connections_g
     assert body == b"".join(bytes([number]) * PIECE for number in range(PIECES))
     assert await kept.get() == b"node1"
     await stage.expect(f"loaded again: {re.escape(str(file))} for a.test", times=2)  # by each worker
+    await kept.close()
+    await download.close()
     await stage.end()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,10 +15,15 @@ import pytest
 
 from tests.chaos.processes import fixed_ports
 from tests.e2e.inn import talking
-from tests.e2e.test_cli import DEADLINE_S, ROOT, Running, run, running
+from tests.e2e.test_cli import DEADLINE_S, ROOT, Running, fetch, run, running
+from tests.e2e.test_commands import await_fact
+from tests.unit.test_certificates import put
 
 CLUSTER = ROOT / "conf" / "cluster.toml"
 ARTICLE = "From: a@b.test\r\nSubject: x\r\nNewsgroups: demo.test\r\nMessage-ID: <1@b.test>\r\n\r\nHi.\r\n."
+
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 
 
 class Demo:
@@ -54,6 +60,17 @@ class Demo:
         assert done.returncode == 0, done.stderr
         return next(line for line in done.stderr.splitlines() if "has taken message" in line)
 
+    def browse(self, folder: Path) -> tuple[int, str]:
+        """Open the web page as the banner says, with curl and cookies.txt in FOLDER; which visit, to whom."""
+        words = re.search(r"a web session: +(curl .*)", self.banner)
+        assert words
+        done = subprocess.run(
+            words[1].split(), cwd=folder, capture_output=True, text=True, timeout=DEADLINE_S, check=True
+        )
+        visit = re.search(r"Visit (\d+) of this session to (node\d)", done.stdout)
+        assert visit, done.stdout
+        return int(visit[1]), visit[2]
+
 
 @contextmanager
 def _demo() -> Iterator[tuple[Demo, Running]]:
@@ -78,7 +95,7 @@ def test_an_article_is_posted_and_read_through_the_demo() -> None:
         assert proxy.stop(signal.SIGINT) == 0
 
 
-@pytest.mark.skipif(subprocess.call(["which", "curl"], stdout=subprocess.DEVNULL) != 0, reason="needs curl")
+@needs_curl
 def test_mail_goes_to_the_node_in_reserve_when_the_others_are_drained() -> None:
     with _demo() as (demo, _):
         nodes = {re.findall("node.", demo.send())[0] for _ in range(4)}
@@ -86,6 +103,33 @@ def test_mail_goes_to_the_node_in_reserve_when_the_others_are_drained() -> None:
         for node in sorted(nodes):
             demo.command("drain", node)
         assert "node3 has taken message 1," in demo.send()
+
+
+@needs_curl
+def test_a_web_session_stays_on_its_node_while_opens_and_clicks_go_round(tmp_path: Path) -> None:
+    with _demo() as (demo, _):
+        _, home = demo.browse(tmp_path)
+        opens = {fetch(demo.web, "/db/7/42/1.gif").headers["x-demo-node"] for _ in range(3)}
+        clicks = {fetch(demo.web, "/t/7/42/3/1/").headers["x-demo-node"] for _ in range(3)}
+        assert [demo.browse(tmp_path) for _ in range(3)] == [(2, home), (3, home), (4, home)]
+        assert opens == clicks == {"node1", "node2", "node3"}
+
+
+@needs_curl
+@pytest.mark.parametrize("words", [["drain", "--sticky", "move"], ["disable"]], ids=["drain", "disable"])
+def test_a_web_session_starts_anew_elsewhere_when_its_node_is_taken_out(
+    tmp_path: Path, words: list[str]
+) -> None:
+    with _demo() as (demo, _):
+        assert "drain node1 --sticky move" in demo.banner
+        first = demo.browse(tmp_path)
+        demo.command(words[0], first[1], *words[1:])
+        await_fact(
+            lambda: first[1] not in {fetch(demo.web, "/page/1").headers["x-demo-node"] for _ in range(6)}
+        )
+        visits = [demo.browse(tmp_path) for _ in range(2)]
+        assert [number for number, _ in visits] == [1, 2]
+        assert visits[0][1] == visits[1][1] != first[1]
 
 
 def test_the_demo_has_three_nodes_in_three_services() -> None:
@@ -129,7 +173,11 @@ def test_the_example_of_a_cluster_is_right() -> None:
 
 def test_what_the_example_of_a_cluster_has_in_comments_is_right_too(tmp_path: Path) -> None:
     text = re.sub(r"(?m)^# (?=\[|\w+ = )", "", CLUSTER.read_text())
+    live = tmp_path / "live"
+    live.mkdir()
+    put(live / "a.pem", "a.test")
     file = tmp_path / "t.toml"
-    file.write_text(text.replace('listen = [":25"]', 'listen = ["192.0.2.3:25"]'))
+    text = text.replace('listen = [":25"]', 'listen = ["192.0.2.3:25"]')
+    file.write_text(text.replace("/etc/letsencrypt/live", str(live)))
     done = run("check", "-c", file)
     assert (done.returncode, done.stdout) == (0, f"{file}: ok (6 services, 3 nodes)\n"), done.stderr

@@ -26,6 +26,7 @@ from tests.e2e.scripted_node import SLOW, Node, until
 from tests.e2e.test_cli import DEADLINE_S, ENVIRONMENT, ROOT, arguments
 from tests.e2e.test_commands import refused
 from trackproxy import demo
+from trackproxy.commands.client import Refused
 
 SECRET = "a secret of these tests alone"
 OTHER_SECRET = "the one that comes after it"
@@ -181,7 +182,8 @@ class SessionStage(Stage):
             while len(found) < 2:
                 wire = await connect(self.port)
                 self._kept.append(wire.writer)
-                found[await self.worker_of(wire.port)] = wire
+                if found.setdefault(await self.worker_of(wire.port), wire) is not wire:
+                    wire.close()
         return [*found.values()]
 
     async def worker_of(self, client_port: int) -> int:
@@ -195,6 +197,13 @@ class SessionStage(Stage):
 
         await until(seen)
         return found[0]
+
+    async def reload(self) -> None:
+        """Have the settings read again; why not, if they are not."""
+        try:
+            await super().reload()
+        except Refused as refused_:
+            raise AssertionError(f"{refused_}: {refused_.problems}\n{self.log}") from refused_
 
     async def upgrade(self) -> None:
         """Replace the program, and wait until only new workers are left."""

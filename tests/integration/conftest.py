@@ -69,6 +69,19 @@ class SecureWire(Wire):
             self.tls.unwrap()
         await super().send(self._out.read())
 
+    async def stop_reading(self) -> None:
+        """From now on only `take` reads."""
+        self._pump.cancel()
+        await asyncio.gather(self._pump, return_exceptions=True)
+
+    async def take(self) -> bool:
+        """Read some KiB; False if the peer has ended."""
+        async with asyncio.timeout(DEADLINE_S):
+            piece = await asyncio.get_running_loop().sock_recv(self.sock, 4096)
+        self._in.write(piece)
+        self.received += self._go_on()
+        return bool(piece)
+
     def _go_on(self) -> bytes:
         """Take what has come in; what of it is plain text."""
         read = b""

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import shutil
+import socket
 import ssl
 from typing import Any
 
@@ -16,14 +17,14 @@ import pytest
 from tests.integration.conftest import SecureWire, Stage, until
 from tests.integration.messages import LAST_CHUNK, OK, answer, chunked, post, request
 from tests.integration.nodes import Exchange, Node, Script, answering, breaking_off, echoing, silent
-from tests.integration.sources import Source
+from tests.integration.sources import HELD_BYTES, Source
 from tests.integration.test_bodies import DIGEST, SIZE, body, pouring_node
 from tests.integration.test_tunnels import ASK, switching
 from tests.integration.wire import DEADLINE_S, Wire, settle
 from tests.unit.test_certificates import put
+from trackproxy.http.edge import Edge
 
 KIB = 1024
-HELD_BYTES = 1024 * KIB  # what the proxy may hold of one answer: buffers before and after encryption
 A_MOMENT_S = 0.1
 
 
@@ -165,32 +166,61 @@ async def test_a_long_answer_stays_with_the_node_while_the_client_does_not_read(
     assert hashlib.sha256((await client.answer()).body).digest() == DIGEST
 
 
+async def connect_narrowly(stage: Stage) -> SecureWire:
+    """A client that does not read by itself; the kernel holds little for it, so that the proxy has to."""
+    for _, listener, _ in stage.workers[0]._listeners:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * KIB)
+    client = await stage.connect_securely(receive_buffer_bytes=4 * KIB)
+    await client.stop_reading()
+    return client
+
+
+async def ask_slowly(client: SecureWire, *fields: str) -> None:
+    """Ask, and read until the answer has begun."""
+    await client.send(request("/", *fields))
+    while b"200 OK" not in client.received:
+        assert await client.take()
+
+
 async def test_the_end_of_an_answer_is_not_lost_on_a_slow_client(stage: Stage, https: Https) -> None:
-    size = 400 * KIB
+    size = 600 * KIB
     node = await stage.start_node(answering(answer(body=b"x" * size)))
     await https.start([node], timeouts={"linger": "100ms", "write": "60s"})
-    client = await stage.connect_securely(receive_buffer_bytes=4 * KIB)
-    client.pause()
-    await client.send(request("/", "Connection: close"))
-    await node.requested()
+    client = await connect_narrowly(stage)
+    await ask_slowly(client, "Connection: close")
+    (edge,) = stage.web.open
+    assert isinstance(edge, Edge)
+    while not edge.transport.is_closing():
+        await client.take()
     assert not await client.ends_within(4 * A_MOMENT_S)
-    client.resume()
+    while not client.farewell:
+        await client.take()
+        assert not await client.ends_within(0.01)
     assert len((await client.answer()).body) == size
-    await client.rest()
-    assert client.farewell
 
 
 async def test_a_client_that_reads_slowly_but_steadily_is_not_cut_off(stage: Stage, https: Https) -> None:
     node = await pouring_node(stage, "length", Source(body("length")))
     await https.start([node], timeouts={"write": "300ms", "response": "300ms"})
-    client = await stage.connect_securely(receive_buffer_bytes=4 * KIB)
-    client.pause()
-    await client.send(request("/"))
-    await node.requested()
-    loop = asyncio.get_running_loop()
+    client = await connect_narrowly(stage)
+    await ask_slowly(client)
     for _ in range(30):
         assert not await client.ends_within(A_MOMENT_S / 2)
-        assert await loop.sock_recv(client.sock, 4 * KIB)
+        assert await client.take()
+
+
+async def test_a_node_is_let_go_by_a_client_that_says_farewell_and_does_not_read(
+    stage: Stage, https: Https
+) -> None:
+    source = Source(body("length"))
+    node = await pouring_node(stage, "length", source)
+    await https.start([node], timeouts={"write": "1s"})
+    client = await connect_narrowly(stage)
+    await ask_slowly(client)
+    await client.say_farewell()
+    await node.connections[0].rest()
+    assert source.sent < SIZE
+    await stage.over()
 
 
 async def test_a_client_that_stops_reading_is_cut_off_in_time(stage: Stage, https: Https) -> None:

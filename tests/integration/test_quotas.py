@@ -13,7 +13,7 @@ from tests.integration.conftest import Stage, until
 from tests.integration.messages import Message, answer, post, request
 from tests.integration.nodes import Exchange, silent
 from tests.integration.test_tunnels import ASK, SWITCH, switching
-from tests.integration.wire import DEADLINE_S, Wire, WireEnded
+from tests.integration.wire import DEADLINE_S, Wire, WireEnded, settle
 from trackproxy.board import Board, Process
 from trackproxy.http import gate
 from trackproxy.proxy_protocol import header_v2
@@ -340,6 +340,7 @@ async def test_the_last_one_refused_after_a_proxy_header_ends_the_worker(
     late = await stage.connect(stage.secure)
     await until(lambda: stage.web.connections == 1)
     stage.workers[1].retire(10 * DEADLINE_S)
+    await settle()
     await late.send(header)
     await late.rest()
     async with asyncio.timeout(DEADLINE_S):

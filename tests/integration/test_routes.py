@@ -393,6 +393,16 @@ async def test_only_a_trusted_proxy_may_say_that_its_client_has_tls(
     assert (await client.get("/t/", f"X-Forwarded-Proto: {said}")).status == 200
 
 
+async def test_who_comes_with_tls_is_served(stage: Stage, certificate: str) -> None:
+    https = {"certificates": [{"certificate": certificate}]}
+    where = await plain(stage, 1, [{"name": "web", "https": True}], https=https)
+    client = await stage.connect_securely()
+    await client.send(request("/web", "X-Forwarded-Proto: http"))
+    assert (await client.answer()).status == 200
+    reply = await (await where.browser()).get("/web")
+    assert reply.value("Location") == f"https://a:{stage.secure.rpartition(':')[2]}/web".encode()
+
+
 async def test_a_connection_goes_on_after_a_redirect_also_of_a_post(stage: Stage, tmp_path: Path) -> None:
     routes: Routes = [{"name": "web", "path": "/web", "https": True}]
     where = await plain(stage, 1, routes, tls=secured(tmp_path))

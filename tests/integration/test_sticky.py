@@ -28,7 +28,7 @@ from tests.integration.sticky_stage import (
     token,
 )
 from tests.integration.wire import settle
-from trackproxy.board import LEARNED, Board, Counter, State
+from trackproxy.board import Board, Counter, State
 from trackproxy.pool.endpoints import Health
 from trackproxy.pool.nodes import AdminState
 
@@ -806,6 +806,60 @@ async def test_who_waits_in_vain_and_must_wait_again_does_not_wait_for_the_node_
     assert (waiting.node, waiting.renewed) == ("n2", True)
 
 
+@pytest.mark.parametrize("queue", [{"timeout": "100ms"}, {"size": 0}], ids=["too long", "no place"])
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "in two parts"])
+async def test_a_body_that_waited_in_vain_for_its_node_reaches_another_one_whole(
+    stage: Stage, queue: dict[str, Any], late: bool
+) -> None:
+    where, _, _ = await full_cluster(stage, queue=queue)
+    browser = await where.browser()
+    body = bytes(range(256)) * 1024
+    raw = request("/", b"Cookie: TPNODE=" + token("n1"), method="POST", body=body)
+    parts = [raw[:1000], raw[1000:]] if late else [raw]
+    for part in parts:
+        await browser.wire.send(part)
+        await settle()
+    await browser.read("POST")
+    assert (browser.node, browser.renewed) == ("n2", True)
+    assert [message.body for message in where.nodes[1].requests] == [body]
+    assert where.moved("n1") == {"MOVED_FULL": 1}
+
+
+async def test_who_has_sent_its_last_byte_may_wait_for_its_node(stage: Stage) -> None:
+    where, gate, filler = await full_cluster(stage)
+    waiting = await where.browser(token("n1"))
+    await waiting.send()
+    waiting.wire.half_close()
+    await settle()
+    gate.release()
+    await filler.read()
+    await waiting.read()
+    assert (waiting.node, waiting.renewed) == ("n1", False)
+    await waiting.wire.rest()
+    assert waiting.wire.ended == "eof"
+
+
+async def test_those_behind_who_wait_for_one_node_get_the_room_of_another(stage: Stage) -> None:
+    gates = [asyncio.Semaphore(0), asyncio.Semaphore(0)]
+    scripts = [gated("n1", gates[0]), gated("n2", gates[1])]
+    where = await cluster(stage, scripts, endpoints=[FULL, FULL])
+    fillers = [await where.browser(token(name)) for name in ("n1", "n2")]
+    for node, browser in zip(where.nodes, fillers, strict=True):
+        await browser.send("/slow")
+        await node.requested()
+    belongs, new = await where.browser(token("n1")), await where.browser()
+    for browser in (belongs, new):
+        await browser.send()
+        await settle()
+    gates[1].release()
+    await new.read()
+    assert (new.node, new.renewed) == ("n2", True)
+    assert not belongs.wire.received
+    gates[0].release()
+    await belongs.read()
+    assert belongs.node == "n1"
+
+
 # --- the board ---
 
 
@@ -959,11 +1013,32 @@ async def test_a_session_that_nobody_knows_belongs_to_who_answers_it_well(
             assert await follows(where, asked, session, cookie=cookie) == node
 
 
+@pytest.mark.parametrize("cookies", ["s=1; S=gone; S=known", "S=known; S=gone", "S=; S=known"])
+async def test_of_several_sessions_the_one_that_is_known_counts(stage: Stage, cookies: str) -> None:
+    """The paths of cookies differ, and the first one may be of a session that is long over."""
+    where = await cluster(stage, 3, sticky={"mode": "app_cookie", "name": "S"})
+    browser = await where.browser()
+    await browser.get("/", "Cookie: S=known")
+    first = browser.node
+    for _ in range(3):
+        await browser.get("/", f"Cookie: {cookies}")
+        assert browser.node == first
+
+
 @pytest.mark.parametrize("status", ["404 Not Found", "403 Forbidden", "500 Oops"])
 async def test_a_session_that_nobody_knows_is_not_learned_from_an_error(stage: Stage, status: str) -> None:
     scripts = [naming(f"n{number}", status=status) for number in (1, 2)]
     where = await cluster(stage, scripts, sticky=BY_APP_COOKIE, retry={"tries": 1}, outliers=ANYBODY)
     told = [await follows(where, "/", b"one", cookie=True) for _ in range(4)]
+    assert sorted(told) == [b"n1", b"n1", b"n2", b"n2"]
+
+
+@pytest.mark.parametrize(
+    ("sticky", "target"), [(BY_APP_COOKIE, "/"), (BY_QUERY, "/?sid="), (BY_PATH, "/;jsessionid=")]
+)
+async def test_an_empty_session_is_none(stage: Stage, sticky: dict[str, Any], target: str) -> None:
+    where = await cluster(stage, 2, sticky=sticky)
+    told = [await follows(where, target, b"", cookie=True) for _ in range(4)]
     assert sorted(told) == [b"n1", b"n1", b"n2", b"n2"]
 
 
@@ -1051,16 +1126,18 @@ async def test_the_newest_word_on_a_session_counts_for_all_workers(stage: Stage)
     assert await follows(first, "/", b"s", cookie=True) == other
 
 
-async def test_any_number_of_sessions_takes_bounded_room(stage: Stage) -> None:
-    where = await cluster(stage, 2, sticky=BY_QUERY)
+async def test_thousands_of_sessions_are_each_found_again(stage: Stage) -> None:
+    """How many there may be at most, and who gives way then, is up to `pool.learned`."""
+    where = await cluster(stage, 3, sticky=BY_QUERY)
     client = await stage.connect(where.address)
-    for _ in range(20):
-        await client.send(b"".join(request(f"/?sid={number:0200}") for number in range(100)))
-        for _ in range(100):
-            await client.answer()
-    worker = stage.workers[-1]
-    assert worker._board is not None
-    assert len(worker._board.learned(0)) == LEARNED
+
+    async def ask(numbers: range) -> list[bytes]:
+        await client.send(b"".join(request(f"/?sid={number}") for number in numbers))
+        return [(await client.answer()).body for _ in numbers]
+
+    told = [await ask(range(start, start + 100)) for start in range(0, 3000, 100)]
+    for start in (2900, 1500, 0):
+        assert await ask(range(start, start + 100)) == told[start // 100]
 
 
 # --- the client's network ---

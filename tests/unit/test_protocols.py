@@ -462,7 +462,7 @@ def test_a_client_that_stops_sending_is_let_go_in_time(sent: bytes, timeout: str
 )
 def test_a_body_has_to_come_at_some_rate(octets: int, rate: int, status: int) -> None:
     stage = Stage(timeouts=TIMEOUTS, limits={"body_rate": rate})
-    client, node = asked(stage, b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n")
+    client, _ = asked(stage, b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n")
     for _ in range(20):
         if not client.eof:
             client.receive(b"a" * octets)  # always before the body's own timeout

@@ -40,8 +40,8 @@ UP, DOWN, STARTING = range(3)
 class Cluster:
     """Nodes and endpoints of all services.
 
-    states: what operators want of each node. moving: those whose sticky clients shall go elsewhere. views: the
-    boards of the generations that run, newest last.
+    states: what operators want of each node. moving: those whose sticky clients shall go elsewhere. views:
+    the boards of the generations that run, newest last.
     adopted: set when there is another view.
     """
 

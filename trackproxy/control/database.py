@@ -24,19 +24,20 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from trackproxy.errors import TrackproxyError
+from trackproxy.explain import problems_of
 from trackproxy.pool.nodes import AdminState
-from trackproxy.sections import EndpointSettings, NodeSettings
+from trackproxy.sections import EndpointSettings, NodeSettings, Section
 from trackproxy.session_sections import SessionEndpointSettings, SessionService
-from trackproxy.settings import Settings, _contradictions, endpoints_of
+from trackproxy.settings import AnyService, Settings, _contradictions, endpoints_of
 
 if TYPE_CHECKING:
     from trackproxy.control.drain import Sticky
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 FILE = "state.sqlite3"
 BUSY_S = 2.0  # for another process to finish its transaction
 VALUES = ("weight", "max_connections")
+KEYS = {"overrides": ("scope", "key"), "nodes": ("name",)}
 
 # One step for each version; `user_version` says how many were made.
 MIGRATIONS = (
@@ -67,6 +69,8 @@ _REASONS = {
 }
 
 T = TypeVar("T")
+R = TypeVar("R", "Override", "Added")
+S = TypeVar("S", bound=Section)
 Id = tuple[str, ...]  # a table, and the primary key in it
 
 
@@ -180,11 +184,13 @@ class Applied:
     """Settings with what was changed at run time.
 
     outdated: what the configuration has overtaken; give it to `forget` once these settings are served.
-    lines: why each of these is dropped, and why others are left out for now.
+    left_out: what is of no use with these settings, but may be with others.
+    lines: why, a sentence for each.
     """
 
     settings: Settings
     outdated: list[Row]
+    left_out: list[Row]
     lines: list[str]
 
 
@@ -247,100 +253,439 @@ def _wanted(one: Override, now: float) -> Wanted:
 def apply(settings: Settings, overrides: Iterable[Override], nodes: Iterable[Added]) -> Applied:
     """Lay what was changed at run time over SETTINGS, which are valid, and so is what is returned.
 
-    What does not fit any more is left out: a change at run time never keeps a configuration from being served.
+    What does not fit any more is left out: no change at run time keeps a configuration from being served.
     """
     applying = _Applying(settings)
     for node in sorted(nodes, key=lambda node: node.added_at):
         applying.add(node)
-    for override in overrides:
+    for override in sorted(overrides, key=lambda override: -override.changed_at):
         applying.take(override)
     merged = applying.fitting()
-    return Applied(merged, applying.outdated, applying.lines)
+    return Applied(merged, applying.outdated, applying.left_out, applying.lines)
 
 
 @dataclass(slots=True, eq=False)
 class _Applying:
-    """How far `apply` has come.
+    """How far `apply` has come. nodes, values: what has been found to be of use, VALUES the newest first."""
 
-    base: the file and the nodes that were added. unusable: names of those that could not be.
-    """
-
-    base: Settings
+    settings: Settings
+    nodes: list[Added] = field(default_factory=list)
+    values: list[Override] = field(default_factory=list)
     outdated: list[Row] = field(default_factory=list)
+    left_out: list[Row] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
-    unusable: set[str] = field(default_factory=set)
-    chosen: list[Override] = field(default_factory=list)
 
     def add(self, node: Added) -> None:
-        if node.name in self.base.nodes:
-            self.drop(node, "the configuration names it now")
-            return
-        try:
-            self.base = _with_node(self.base, node)
-        except ValueError as error:
-            self.unusable.add(node.name)
-            self.leave_out(node, error)
+        if node.name in self.settings.nodes:
+            self._drop(node, "the configuration names that node now")
+        elif problem := self._problem([*self.nodes, node], []):
+            self._leave_out(node, problem)
+        else:
+            self.nodes.append(node)
 
     def take(self, one: Override) -> None:
-        if one.scope.rpartition("/")[2] in self.unusable:
+        if ("nodes", one.scope.rpartition("/")[2]) in {node.id for node in self.left_out}:
             return
         try:
-            now = configured(self.base, one.scope, one.key)
+            now = configured(_merged(self.settings, self.nodes, []), one.scope, one.key)
         except KeyError:
-            self.drop(one, "the configuration knows nothing of the kind now")
+            self._drop(one, "the configuration has nothing of the kind now")
             return
         if resolve(one, now).source == "configuration":
-            self.drop(one, f"the configuration says {json.dumps(now)} now, not {json.dumps(one.configured)}")
-            return
+            self._drop(one, f"the configuration said {json.dumps(one.configured)}, now {json.dumps(now)}")
+        elif one.key in VALUES:
+            self._take_value(one)
+
+    def _take_value(self, one: Override) -> None:
         try:
-            _with_value(self.base, one)
+            _merged(self.settings, self.nodes, [one])
         except ValueError as error:
-            self.leave_out(one, error)
+            self._leave_out(one, str(error))
         else:
-            self.chosen.append(one)
+            self.values.append(one)
 
     def fitting(self) -> Settings:
-        """Return the base with all that fits together; of what does not, the newest goes first."""
-        chosen = sorted(self.chosen, key=lambda one: one.changed_at, reverse=True)
-        while chosen and (problem := next(_contradictions(_with_values(self.base, chosen)), None)):
-            without = ([other for other in chosen if other is not one] for one in chosen)
-            fits = (rest for rest in without if not any(_contradictions(_with_values(self.base, rest))))
-            rest = next(fits, chosen[1:])
-            for one in chosen:
-                if one not in rest:
-                    self.leave_out(one, problem)
-            chosen = rest
-        return _with_values(self.base, chosen)
+        """Return the settings with all that fits together; of what does not, the newest is left out."""
+        while problem := self._problem(self.nodes, self.values):
+            if not self.values:  # the settings are wrong without us
+                break
+            culprits = (one for one in self.values if not self._problem(self.nodes, self._without(one)))
+            culprit = next(culprits, self.values[0])
+            self._leave_out(culprit, problem)
+            self.values = self._without(culprit)
+        return _merged(self.settings, self.nodes, self.values)
 
-    def drop(self, row: Row, reason: str) -> None:
+    def _without(self, culprit: Override) -> list[Override]:
+        return [one for one in self.values if one is not culprit]
+
+    def _problem(self, nodes: list[Added], values: list[Override]) -> str:
+        """Return why these cannot be served together, if so."""
+        try:
+            return str(next(_contradictions(_merged(self.settings, nodes, values)), ""))
+        except ValueError as error:
+            return str(error)
+
+    def _drop(self, row: Row, reason: str) -> None:
         self.outdated.append(row)
         self.lines.append(f"{row} is dropped: {reason}")
 
-    def leave_out(self, row: Row, reason: object) -> None:
+    def _leave_out(self, row: Row, reason: str) -> None:
+        self.left_out.append(row)
         self.lines.append(f"{row} is left out: {reason}")
 
 
-def _with_node(settings: Settings, node: Added) -> Settings:
-    """Return SETTINGS and NODE; raises ValueError if that cannot be."""
-    fields = dict(node.settings)
-    services = fields.pop("services", {})
-    with _said(NodeSettings):
-        known = NodeSettings.model_validate({**fields, "address": node.address})
-    settings = settings.model_copy(update={"nodes": {**settings.nodes, node.name: known}})
-    for service, changes in services.items():
-        if service in settings.services:
-            settings = _with_endpoint(settings, service, node.name, changes)
-    if problem := next(_contradictions(settings), None):
-        raise ValueError(str(problem))
-    return settings
+def _merged(settings: Settings, nodes: Iterable[Added], values: Iterable[Override]) -> Settings:
+    """Return SETTINGS with all of these; raises ValueError if one is of no use."""
+    tables = dict(settings.nodes)
+    changes: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in settings.services}
+    for node in nodes:
+        fields = dict(node.settings)
+        for service, changed in _table(fields.pop("services", {})).items():
+            if service in changes:
+                changes[service][node.name] = _table(changed)
+        tables[node.name] = _valid(NodeSettings, {**fields, "address": node.address})
+    for one in values:
+        *_, service, _, name = ["", *one.scope.split("/")]
+        if service:
+            changes[service][name] = {**changes[service].get(name, {}), one.key: one.value}
+        else:
+            tables[name] = _valid(NodeSettings, {**dict(tables[name]), one.key: one.value})
+    services = {
+        name: _changed(service, tables, changes[name]) if changes[name] else service
+        for name, service in settings.services.items()
+    }
+    return settings.model_copy(update={"nodes": tables, "services": services})
 
 
-def _with_endpoint(settings: Settings, name: str, node: str, changes: Mapping[str, Any]) -> Settings:
-    """Return SETTINGS in which the service NAME changes so much about NODE."""
-    service = settings.services[name]
+def _changed(
+    service: AnyService, nodes: Iterable[str], changes: Mapping[str, Mapping[str, Any]]
+) -> AnyService:
+    """Return SERVICE with CHANGES to nodes; if it names none, it names all NODES from now on."""
     kind = SessionEndpointSettings if isinstance(service, SessionService) else EndpointSettings
-    known = service.nodes or {each: kind() for each in settings.nodes}  # naming none, it takes all
-    with _said(kind):
-        changed = kind.model_validate({**dict(known.get(node, kind())), **changes})
-    service = service.model_copy(update={"nodes": {**known, node: changed}})
-    return settings.model_copy(update={"services": {**settings.services, name: service}})
+    known: dict[str, EndpointSettings] = {**service.nodes} or {name: kind() for name in nodes}
+    for name, changed in changes.items():
+        known[name] = _valid(kind, {**dict(known.get(name, kind())), **changed})
+    return service.model_copy(update={"nodes": known})
+
+
+def _table(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"services: must hold tables, not {json.dumps(value)}")
+    return value
+
+
+def _valid(kind: type[S], tree: Mapping[str, Any]) -> S:
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError("; ".join(str(problem) for problem in problems_of(error, kind))) from error
+
+
+# --- the file ---
+
+
+class Database:
+    """What is kept in one folder: all of it in memory, and on disk as far as that takes it.
+
+    writable: whether the disk has taken the last change. Reading is for any thread and waits for nothing;
+    changing is for one at a time, see `Store`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Use `open`."""
+        self._path = folder.absolute() / FILE
+        self._rows: Mapping[Id, Row] = {}
+        self._unkept: dict[Id, Row | None] = {}
+        self.writable = True
+
+    @classmethod
+    def open(cls, folder: Path) -> Database:
+        """Read what is kept in FOLDER, which is made on demand; what goes wrong is only logged.
+
+        A file that is broken, or of a newer version, is moved aside.
+        """
+        database = cls(folder)
+        try:
+            database.keep()
+        except NotKept:
+            database._read_only()
+        return database
+
+    # --- what is known ---
+
+    def overrides(self) -> list[Override]:
+        """Return all values that were set at run time, by scope and key."""
+        return sorted(_only(Override, self._rows), key=lambda one: one.id)
+
+    def nodes(self) -> list[Added]:
+        """Return the nodes that were added at run time, in that order."""
+        return sorted(_only(Added, self._rows), key=lambda one: one.added_at)
+
+    # --- changes; each raises NotKept if it holds, but the disk does not take it ---
+
+    def put(self, scope: str, key: str, value: Any, configured: Any, who: str, now: float) -> None:
+        """Set a value at run time; what the configuration says anyway is no override.
+
+        value, configured: as JSON has them. now: in seconds of the wall clock.
+        """
+        override = Override(scope, key, value, configured, now, who)
+        override.columns()  # raises TypeError if it is no JSON
+        self._change({override.id: None if value == configured else override})
+
+    def drop(self, scope: str, key: str) -> None:
+        """Let the configuration decide again, if it does not."""
+        self._change({("overrides", scope, key): None})
+
+    def effective(self, scope: str, key: str, configured: Any) -> Resolved:
+        """Return what holds; an override that CONFIGURED has overtaken is dropped. Raises nothing."""
+        override = next((one for one in self.overrides() if one.id == ("overrides", scope, key)), None)
+        resolved = resolve(override, configured)
+        if override is not None and resolved.source == "configuration":
+            was, now = json.dumps(override.configured), json.dumps(configured)
+            self.forget([override], [f"{override} is dropped: the configuration said {was}, now {now}"])
+        return resolved
+
+    def add_node(self, node: Added) -> None:
+        """Keep a node, or what it has become; whether it fits, `apply` says."""
+        node.columns()  # raises TypeError if it is no JSON
+        self._change({node.id: node})
+
+    def remove_node(self, name: str) -> None:
+        """Forget a node that was added, with everything that was set for it."""
+        own = {one.id: None for one in self.overrides() if one.scope.rpartition("/")[2] == name}
+        self._change({("nodes", name): None, **own})
+
+    def forget(self, outdated: Iterable[Row], lines: Iterable[str]) -> None:
+        """Drop what `apply` has found OUTDATED, once its settings are served, and say so. Raises nothing."""
+        for line in lines:
+            log.warning("%s", line)
+        gone: dict[Id, Row | None] = {row.id: None for row in outdated if self._rows.get(row.id) == row}
+        with suppress(NotKept):  # so it is outdated at the next start as well
+            if gone:
+                self._change(gone)
+
+    def keep(self) -> None:
+        """Try again to keep what could not be kept, or find out whether the disk takes anything."""
+        try:
+            self._exchange_or_begin_anew()
+        except (sqlite3.Error, OSError, _Unusable) as error:
+            reason = _reason(error)
+            if self.writable:
+                log.warning(
+                    "%s: what operators change is not kept, and a restart undoes it: %s", self._path, reason
+                )
+            self.writable = False
+            raise NotKept(f"done, but a restart undoes it: {self._path} takes nothing: {reason}") from error
+        if not self.writable:
+            log.info("%s: what operators change is kept again", self._path)
+        self.writable = True
+        self._unkept = {}
+
+    def _change(self, changes: Mapping[Id, Row | None]) -> None:
+        self._rows = _whole({**self._rows, **changes})
+        self._unkept.update(changes)
+        self.keep()
+
+    # --- the file ---
+
+    def _exchange_or_begin_anew(self) -> None:
+        try:
+            self._exchange()
+        except _Unusable as error:
+            self._move_aside(error)
+            self._exchange()
+
+    def _exchange(self) -> None:
+        """Write what is unkept, or everything into a file that is new; and read all, in one transaction."""
+        with _unusable(), closing(self._connect()) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")
+            connection.execute("PRAGMA synchronous = EXTRA")
+            connection.execute("BEGIN IMMEDIATE")
+            _must_be_sound(connection)
+            new = _migrate(connection)
+            for id_, row in (self._rows if new else self._unkept).items():
+                _write(connection, id_, row)
+            rows = self._read(connection)
+            for id_ in [id_ for id_, row in rows.items() if row is None]:
+                _write(connection, id_, None)
+            connection.execute("COMMIT")
+            self._rows = _whole(rows)
+
+    def _read_only(self) -> None:
+        """Know what can be read where nothing can be written."""
+        with suppress(sqlite3.Error, OSError, _Unusable), _unusable(), closing(self._connect()) as connection:
+            _must_be_sound(connection)
+            self._rows = _whole(self._read(connection))
+
+    def _read(self, connection: sqlite3.Connection) -> dict[Id, Row | None]:
+        """Return all rows, None for those that cannot be understood."""
+        found: dict[Id, Row | None] = {}
+        kinds: tuple[tuple[str, type[Row]], ...] = (("overrides", Override), ("nodes", Added))
+        for table, kind in kinds:
+            for columns in connection.execute(f"SELECT * FROM {table}").fetchall():
+                id_ = (table, *columns[: len(KEYS[table])])
+                try:
+                    found[id_] = kind.of(columns)
+                except (ValueError, TypeError) as error:
+                    log.error("%s: dropped, since it is of no use: %r: %s", self._path, columns, error)
+                    found[id_] = None
+        return found
+
+    def _connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        connection = sqlite3.connect(
+            f"{self._path.as_uri()}?mode=rw", timeout=BUSY_S, isolation_level=None, uri=True
+        )
+        connection.text_factory = partial(str, encoding="utf-8", errors="replace")
+        return connection
+
+    def _move_aside(self, error: _Unusable) -> None:
+        """Keep the file for whoever wants to look at it; a journal that is left is not for the next one."""
+        aside = f"{FILE}.{error.suffix}-{time.strftime('%Y%m%dT%H%M%S')}"
+        for tail in ("", "-journal", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                self._path.with_name(FILE + tail).replace(self._path.with_name(aside + tail))
+        log.error("%s: %s; it is %s now, and a new one is begun", self._path, error, aside)
+
+
+def _whole(rows: Mapping[Id, Row | None]) -> dict[Id, Row]:
+    return {id_: row for id_, row in rows.items() if row is not None}
+
+
+def _only(kind: type[R], rows: Mapping[Id, Row]) -> list[R]:
+    return [row for row in rows.values() if isinstance(row, kind)]
+
+
+@contextmanager
+def _unusable() -> Iterator[None]:
+    """Raise _Unusable for what SQLite says of a file that is not, or no longer, ours."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if _code(error) in _BROKEN:
+            raise _Unusable(str(error)) from error
+        raise
+
+
+def _must_be_sound(connection: sqlite3.Connection) -> None:
+    """Raise _Unusable or sqlite3.Error unless every page is sound, and the version one that we know."""
+    [(found,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
+    if found != "ok":
+        raise _Unusable(found)
+    if (version := _version(connection)) > len(MIGRATIONS):
+        raise _Unusable(f"version {version} is newer than this program's {len(MIGRATIONS)}", "newer")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _migrate(connection: sqlite3.Connection) -> bool:
+    """Bring the tables to this version; return whether there were none."""
+    version = _version(connection)
+    for statement in (statement for step in MIGRATIONS[version:] for statement in step):
+        connection.execute(statement)
+    # Always written, so that a disk that takes nothing is found out at the start.
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    return version == 0
+
+
+def _write(connection: sqlite3.Connection, id_: Id, row: Row | None) -> None:
+    table, *key = id_
+    columns = KEYS[table]
+    if row is None:
+        where = " AND ".join(f"{column} = ?" for column in columns)
+        connection.execute(f"DELETE FROM {table} WHERE {where}", key)
+        return
+    values = row.columns()
+    connection.execute(f"REPLACE INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+
+
+def _code(error: Exception) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what SQLite adds to it
+
+
+def _reason(error: Exception) -> str:
+    return _REASONS.get(_code(error), str(error))
+
+
+# --- for the event loop ---
+
+
+class Store:
+    """A database whose changes are made one after the other, in one thread.
+
+    A caller that is cancelled stops to wait and nothing else: what was asked for is done, in its turn.
+    Before the process becomes another program, and at the end, wait for `settled`; `close` ends the thread.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._thread = ThreadPoolExecutor(1, "database")
+
+    @classmethod
+    async def open(cls, folder: Path) -> Store:
+        """See `Database.open`."""
+        return cls(await asyncio.to_thread(Database.open, folder))
+
+    @property
+    def writable(self) -> bool:
+        return self._database.writable
+
+    def overrides(self) -> list[Override]:
+        """Return the values set at run time, changes that are awaited not among them."""
+        return self._database.overrides()
+
+    def nodes(self) -> list[Added]:
+        """Return the nodes added at run time, changes that are awaited not among them."""
+        return self._database.nodes()
+
+    async def put(self, scope: str, key: str, value: Any, configured: Any, who: str, now: float) -> None:
+        """See Database."""
+        await self._do(partial(self._database.put, scope, key, value, configured, who, now))
+
+    async def drop(self, scope: str, key: str) -> None:
+        """See Database."""
+        await self._do(partial(self._database.drop, scope, key))
+
+    async def effective(self, scope: str, key: str, configured: Any) -> Resolved:
+        """See Database."""
+        return await self._do(partial(self._database.effective, scope, key, configured))
+
+    async def add_node(self, node: Added) -> None:
+        """See Database."""
+        await self._do(partial(self._database.add_node, node))
+
+    async def remove_node(self, name: str) -> None:
+        """See Database."""
+        await self._do(partial(self._database.remove_node, name))
+
+    async def forget(self, outdated: Iterable[Row], lines: Iterable[str]) -> None:
+        """See Database."""
+        await self._do(partial(self._database.forget, outdated, lines))
+
+    async def keep(self) -> None:
+        """See Database."""
+        await self._do(self._database.keep)
+
+    async def settled(self) -> None:
+        """Wait until everything that was asked for is done."""
+        await self._do(lambda: None)
+
+    async def close(self) -> None:
+        """Do what was asked for, and end the thread."""
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        future.add_done_callback(_seen)
+        await asyncio.wait({future})  # unlike the future itself, this may be cancelled
+        return future.result()
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """What was not kept is logged already, if nobody waits for the error any more."""
+    if not future.cancelled():
+        future.exception()

@@ -466,7 +466,7 @@ class RequestReader:
         return result
 
     def _usual_split(self, given: list[bytes]) -> tuple[dict[bytes, list[bytes]], list[bytes]] | None:
-        """Do the same for one cookie of ours as browsers write it, at half the price; None if it is not so."""
+        """Do the same at half the price for one cookie of ours as browsers write it; else return None."""
         if self._usual is None or len(given) > 1:
             return None
         (name,), (value,) = self._ours, given

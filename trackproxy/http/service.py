@@ -123,7 +123,7 @@ class Service:
         routes = []
         for one in self.settings.all_routes:
             seen, group = self.settings.as_seen_by(one), shared
-            if one.has_own_group:
+            if self.settings.separates(one):
                 group = Group(self, f"{self.name}/{one.name}", seen, endpoints[one.name])
             routes.append(self._make_route(one, group, seen))
         return [*routes, self._make_route(None, shared, self.settings)]
