@@ -37,6 +37,7 @@ from trackproxy.units import (
 )
 
 KIB = 1024
+BY_COOKIE = ("cookie", "app_cookie")
 HTTP_PORT, HTTPS_PORT = 80, 443  # of a node that names none
 
 
@@ -220,8 +221,14 @@ class HttpService(Service):
             if route.sticky is not None:
                 for keys, text in route.sticky.contradictions():
                     yield ("routes", index, "sticky", *keys), text
-            if route.https and not self.tls.listen:
+            if route.https and not self.tls.listen and not self.trusted_proxies:
                 yield ("routes", index, "https"), 'needs tls.listen = [":443"] in the service'
+            if route.nodes and route.sticky is None and self.sticky and self.sticky.mode in BY_COOKIE:
+                yield (
+                    ("routes", index, "nodes"),
+                    "would take clients away from their nodes elsewhere: give the route sticky = false,"
+                    " or a stickiness by another cookie",
+                )
 
     def _order_problems(self) -> Iterator[tuple[KeyPath, str]]:
         """Yield routes that no request can reach, since one before them takes everything."""

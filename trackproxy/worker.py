@@ -58,6 +58,8 @@ def raise_file_limit() -> None:
 def _waits(settings: AnyService) -> Iterator[float]:
     yield from (wait for wait in dict(settings.timeouts).values() if wait is not None)
     if isinstance(settings, HttpService):
+        for route in settings.routes:
+            yield from (wait for wait in dict(route.timeouts).values() if wait is not None)
         yield settings.queue.timeout
         yield settings.keepalive.idle
     else:

@@ -167,14 +167,14 @@ def test_the_newest_entry_wins_wherever_it_is() -> None:
     second.learn(KEY, TWO, NOW + 1)
     first.learn(KEY, ONE, NOW)
     third.learn(KEY, THREE, NOW - 1)
-    assert [learned.find(KEY, NOW + 1) for learned in (first, second, third)] == [TWO] * 3
+    assert [learned.find(KEY, NOW + 1) for learned in (first, second, third)] == [THREE] * 3
 
 
-def test_of_two_entries_of_one_second_a_worker_believes_its_own() -> None:
+def test_of_two_nodes_within_one_second_the_later_one_wins_everywhere() -> None:
     first, second = workers(2)
     first.learn(KEY, ONE, NOW)
     second.learn(KEY, TWO, NOW)
-    assert [learned.find(KEY, NOW) for learned in (first, second)] == [ONE, TWO]
+    assert [learned.find(KEY, NOW) for learned in (first, second)] == [TWO, TWO]
 
 
 def test_a_session_that_comes_back_is_found_where_it_came_back_to() -> None:

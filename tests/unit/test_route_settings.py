@@ -687,7 +687,13 @@ WAYS: dict[str, Any] = {
             "preset": "list-manager",
             "sticky": COOKIE,
             "routes": [
-                {"name": "admin", "path": "/admin/", "clients": ["10.0.0.0/8"], "nodes": ["n2"]},
+                {
+                    "name": "admin",
+                    "path": "/admin/",
+                    "clients": ["10.0.0.0/8"],
+                    "nodes": ["n2"],
+                    "sticky": False,
+                },
                 {"name": "click", "timeouts": {"response": "5s"}, "retry": {"tries": 2}},
                 {"name": "post", "path": "/post", "method": "POST", "sticky": {"mode": "source_hash"}},
             ],
@@ -810,3 +816,14 @@ def test_without_an_http_service_there_is_no_way() -> None:
     tree = WAYS | {"services": {"mail": WAYS["services"]["mail"]}}
     with pytest.raises(ValueError, match="there is no HTTP service in these settings"):
         which(load(None, tree), "http://x/", "GET")
+
+
+@pytest.mark.parametrize("mode", ["cookie", "app_cookie"])
+def test_a_route_of_some_nodes_must_not_take_clients_away_from_the_others(mode: str) -> None:
+    sticky = COOKIE if mode == "cookie" else {"mode": mode, "name": "JSESSIONID"}
+    route: dict[str, Any] = {"name": "admin", "path": "/admin/", "nodes": ["node1"]}
+    assert problem_of(minimal(sticky=sticky, routes=[route])).startswith(
+        "services.web.routes[0].nodes: would take clients away from their nodes elsewhere"
+    )
+    load(None, minimal(sticky=sticky, routes=[route | {"sticky": False}]))
+    load(None, minimal(sticky=sticky, routes=[route | {"sticky": COOKIE | {"name": "OTHER"}}]))

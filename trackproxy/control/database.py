@@ -513,9 +513,12 @@ class Database:
 
     def _read_only(self) -> None:
         """Know what can be read where nothing can be written."""
-        with suppress(sqlite3.Error, OSError, _Unusable), _unusable(), closing(self._connect()) as connection:
-            _must_be_sound(connection)
-            self._rows = _whole(self._read(connection))
+        try:
+            with _unusable(), closing(self._connect()) as connection:
+                _must_be_sound(connection)
+                self._rows = _whole(self._read(connection))
+        except (sqlite3.Error, OSError, _Unusable) as error:
+            log.warning("%s: what operators changed before cannot be read: %s", self._path, _reason(error))
 
     def _read(self, connection: sqlite3.Connection) -> dict[Id, Row | None]:
         """Return all rows, None for those that cannot be understood."""
@@ -542,11 +545,10 @@ class Database:
         return connection
 
     def _move_aside(self, error: _Unusable) -> None:
-        """Keep the file for whoever wants to look at it; a journal that is left is not for the next one."""
+        """Keep the file for whoever wants to look at it. A journal of it SQLite has removed on its own."""
         aside = f"{FILE}.{error.suffix}-{time.strftime('%Y%m%dT%H%M%S')}"
-        for tail in ("", "-journal", "-wal", "-shm"):
-            with suppress(FileNotFoundError):
-                self._path.with_name(FILE + tail).replace(self._path.with_name(aside + tail))
+        with suppress(FileNotFoundError):
+            self._path.replace(self._path.with_name(aside))
         log.error("%s: %s; it is %s now, and a new one is begun", self._path, error, aside)
 
 

@@ -278,7 +278,7 @@ class Edge(asyncio.Protocol):
     def is_secure(self, request: Request) -> bool:
         """Whether the client of REQUEST speaks TLS, as far as is known."""
         if self.trusted and (said := request.fields.named.get(b"x-forwarded-proto")):
-            return said.lower() == b"https"
+            return said.partition(b",")[0].strip().lower() == b"https"  # the first proxy's word
         return self.tls
 
     def own_authority(self) -> bytes:

@@ -69,8 +69,11 @@ class Learned:
         """
         newest = self._newest(key)
         fresh = now_s - (newest & _TIMES) < self._fresh_s
-        if not (newest and fresh and newest >> _SEEN == node):
-            _put(self._own, key, node << _SEEN | now_s)
+        if newest and newest >> _SEEN != node:  # of two within one second the later one has to win everywhere
+            now_s = max(now_s, (newest & _TIMES) + 1)
+        elif newest and fresh:
+            return
+        _put(self._own, key, node << _SEEN | now_s)
 
     def _newest(self, key: int) -> int:
         """Return the newest entry of KEY, our own one of two that are equally new, 0 if there is none."""
