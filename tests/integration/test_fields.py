@@ -60,7 +60,7 @@ async def test_what_a_trusted_proxy_says_is_kept_and_its_own_address_appended(st
 
 async def test_several_lines_of_a_trusted_proxy_become_one_list(stage: Stage) -> None:
     raw = request("/", "X-Forwarded-For: 192.0.2.1, 192.0.2.2", "x-forwarded-for: 192.0.2.3")
-    seen = await seen_by_node(stage, raw, trusted_proxies=TRUSTED)
+    seen = await seen_by_node(stage, raw, trusted_proxies=[*TRUSTED, "192.0.2.2/31"])
     assert seen.value("X-Forwarded-For") == b"192.0.2.1, 192.0.2.2, 192.0.2.3, 127.0.0.1"
 
 
