@@ -207,10 +207,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[TlsStage]:
         for wire in stage.wires_left:
             wire.writer.transport.abort()
             await wire.close()
-        stage.kill()
-        for node in stage.nodes:
-            node.go_on.set()
-            await node.stop()
+        await stage.close()
 
 
 def those(*files: Path) -> str:
