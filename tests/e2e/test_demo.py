@@ -18,6 +18,7 @@ from tests.e2e.inn import talking
 from tests.e2e.test_cli import DEADLINE_S, ROOT, Running, fetch, run, running
 from tests.e2e.test_commands import await_fact
 from tests.unit.test_certificates import put
+from trackproxy.route_sections import PLACEHOLDER
 
 CLUSTER = ROOT / "conf" / "cluster.toml"
 ARTICLE = "From: a@b.test\r\nSubject: x\r\nNewsgroups: demo.test\r\nMessage-ID: <1@b.test>\r\n\r\nHi.\r\n."
@@ -178,6 +179,7 @@ def test_what_the_example_of_a_cluster_has_in_comments_is_right_too(tmp_path: Pa
     put(live / "a.pem", "a.test")
     file = tmp_path / "t.toml"
     text = text.replace('listen = [":25"]', 'listen = ["192.0.2.3:25"]')
+    text = text.replace(PLACEHOLDER, "a secret of our own")
     file.write_text(text.replace("/etc/letsencrypt/live", str(live)))
     done = run("check", "-c", file)
     assert (done.returncode, done.stdout) == (0, f"{file}: ok (6 services, 3 nodes)\n"), done.stderr
