@@ -179,6 +179,7 @@ class Step:
         for group in self._groups():
             rows = slice(start, start + len(group.endpoints))
             group.refresh = partial(self._refresh, self._seats[rows], rows)
+            group.ejections.out = partial(self._count_out, rows)
             start = rows.stop
 
     def _refresh(self, seats: list[_Seat], rows: slice) -> None:
@@ -187,6 +188,10 @@ class Step:
             return
         for seat, active in zip(seats, self._board.active_elsewhere(self._number, rows), strict=True):
             seat.group.balancer.set_elsewhere(seat.endpoint, active)
+
+    def _count_out(self, rows: slice, now: float) -> int:
+        """Return how many of these endpoints are left out NOW: another worker may have been first."""
+        return sum(until_ms > now * 1000 for until_ms in self._board.ejected_until()[rows])
 
     # --- silence ---
 

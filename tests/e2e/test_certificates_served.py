@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.chaos.processes import fixed_ports
-from tests.e2e.scripted_node import Node
+from tests.e2e.scripted_node import Node, until
 from tests.e2e.test_cli import DEADLINE_S, run
 from tests.e2e.test_commands import refused
 from tests.e2e.test_sticky_sessions import ENDED, SessionStage, said
@@ -85,7 +85,8 @@ class TlsNode(Node):
         await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._context).start()
 
     async def stop(self) -> None:
-        """End."""
+        """End, once the proxy has: TLS takes its time to close, and the loop must not end before."""
+        await until(lambda: not (self._runner.server and self._runner.server.connections))
         await self._runner.cleanup()
 
 

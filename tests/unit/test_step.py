@@ -8,6 +8,7 @@ from tests.unit.memory_stage import Stage
 from tests.unit.memory_transport import MemoryTransport
 from tests.unit.test_protocols import GET, OK, leave
 from trackproxy.board import Counter, Process, State
+from trackproxy.health.outliers import Cause
 from trackproxy.pool.endpoints import Health
 from trackproxy.pool.nodes import AdminState
 
@@ -257,3 +258,15 @@ def test_a_pardon_ends_an_ejection() -> None:
     assert not stage.endpoints[0].ejected
     assert stage.board.ejected_until() == [0, 0]
     leave(stage, client)
+
+
+def test_what_another_worker_has_just_ejected_counts_before_the_next_beat() -> None:
+    stage = Stage(nodes=2, workers=2, outliers={"failures": 1, "max_ejected": 50})
+    stage.beat()
+    until_ms = int((stage.loop.now_s + 10) * 1000)
+    stage.board.counters(1, 0)[Counter.EJECTED_UNTIL] = until_ms
+    stage.service.groups[0].ejections.failed(stage.endpoints[1], Cause.LOST)
+    assert not stage.endpoints[1].ejected
+    stage.board.counters(1, 0)[Counter.EJECTED_UNTIL] = 0
+    stage.service.groups[0].ejections.failed(stage.endpoints[1], Cause.LOST)
+    assert stage.endpoints[1].ejected

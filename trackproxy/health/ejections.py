@@ -39,13 +39,16 @@ class Ejections:
         self._sweep = sweep
         self._changed = changed
         self.alert: Callable[[Endpoint], None] = _nobody
+        self.out: Callable[[float], int] = self._out_here  # how many are left out now, at any worker
         self.outliers = {endpoint: Outlier(rules) for endpoint in balancer.endpoints}
+
+    def _out_here(self, now: float) -> int:
+        return sum(endpoint.ejected for endpoint in self._balancer.endpoints)
 
     def failed(self, endpoint: Endpoint, cause: Cause, detail: str = "") -> None:
         """Take a failure of ENDPOINT; eject it if that was one too many."""
         now, endpoints = self._sweep.time(), self._balancer.endpoints
-        out = sum(other.ejected for other in endpoints)
-        may = may_eject(out, len(endpoints), self._rules.max_ejected, cause)
+        may = may_eject(self.out(now), len(endpoints), self._rules.max_ejected, cause)
         ejection_s = self.outliers[endpoint].failed(cause, now, may=may)
         if ejection_s is None:
             return
