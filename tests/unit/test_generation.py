@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -227,3 +229,12 @@ async def test_closed_waits_for_those_that_live_alone() -> None:
         await waiting
     generation.born[0].death.set_result("ended")
     await over(generation)
+
+
+def test_a_worker_loads_nothing_that_only_others_need() -> None:
+    code = "import sys, trackproxy.worker_process; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "trackproxy.http.service" in loaded
+    assert not {"aiohttp", "cryptography", "typer", "tomllib"} & {*loaded}

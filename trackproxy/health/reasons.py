@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import ssl
 
-import aiohttp
-
 # What this machine, not the node, is short of.
 OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
@@ -38,6 +36,8 @@ def reason_of(error: Exception) -> str:
         return tls_reason(error)
     if isinstance(error, OSError):
         return _system_reason(error)
+    import aiohttp  # here, since workers need all of this but probes' own words
+
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "closed without an answer"
     if isinstance(error, aiohttp.ClientPayloadError):
