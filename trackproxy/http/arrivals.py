@@ -13,7 +13,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from trackproxy.http.edge import Edge
+from trackproxy.http.edge import Edge, SecureEdge
 from trackproxy.proxy_protocol import ProxyHeader
 from trackproxy.sockets.entrance import Entrance
 from trackproxy.sockets.listening import Listening
@@ -92,7 +92,7 @@ class Arrivals:
                 sock.close()  # rather than shake hands with a flood
                 self._service.look_for_end()
                 return
-        make = partial(Edge, self._service, said=said, tls=tls, held=held)
+        make = partial(SecureEdge if tls else Edge, self._service, said=said, tls=tls, held=held)
         self._service.spawn(self._connect(sock, make, tls))
 
     async def _connect(self, sock: socket.socket, make: partial[Edge], tls: bool) -> None:

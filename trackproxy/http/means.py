@@ -54,9 +54,8 @@ class Means:
             return None
         from trackproxy.certificates import Certificates  # few services need them
         from trackproxy.tickets import Tickets
-        from trackproxy.tls import keep_buffers_apart, listener_context
+        from trackproxy.tls import listener_context
 
-        keep_buffers_apart()
         if self._tickets is None:
             self._tickets = Tickets(self.board.secret)
         certificates = Certificates([tls.source()])

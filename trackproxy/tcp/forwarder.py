@@ -28,7 +28,7 @@ from trackproxy.tcp.dial import Failed
 from trackproxy.tcp.session import Session, Stage
 from trackproxy.tcp.tls_relay import TlsClient
 from trackproxy.tcp.way import Way, keep_alive
-from trackproxy.tls import keep_buffers_apart, server_context
+from trackproxy.tls import server_context
 
 if TYPE_CHECKING:
     from trackproxy.pool.endpoints import Endpoint
@@ -95,8 +95,6 @@ class Forwarder:
             if settings.tls == "terminate"
             else None
         )
-        if self._tls is not None:
-            keep_buffers_apart()
         self._shaking = 0  # clients whose TLS handshake is under way
         self._waking = False
         self._draining = False
