@@ -24,7 +24,7 @@ from benchlib.peers import PEERS
 from benchlib.table import machine_line, render_table
 from benchlib.tcp_peers import TCP_PEERS
 
-ALONE = ("workers", "soak", "bodies", "idle", "probing", "tcp", "sticky", "routes", "tls")  # by a flag
+ALONE = tuple(name for name in MEASUREMENTS if name != "rounds")  # by a flag
 
 
 def _positive(text: str) -> int:
@@ -65,10 +65,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--sticky", action="store_true", help="requests with trackproxy's cookie beside stickiness off")
     add("--routes", action="store_true", help="500 routes beside 5 and none")
     add("--tls", action="store_true", help="TLS: requests, handshakes, memory of idle connections")
+    add("--certificates", action="store_true", help="a folder of 5,000 certificates: time, memory")
     add(
         "--all",
         action="store_true",
-        help="rounds, soak, bodies, idle, probing, tcp, sticky, routes and tls;"
+        help="rounds, soak, bodies, idle, probing, tcp, sticky, routes, tls and certificates;"
         " alone, each flag measures only its own",
     )
     add("--markdown", action="store_true", help="print tables as Markdown")

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchlib.bodies import measure_bodies
+from benchlib.certificates import REQUIRED as CERTIFICATES_REQUIRED
+from benchlib.certificates import measure_certificates
 from benchlib.children import BenchError
 from benchlib.idle import measure_idle
 from benchlib.load import Load
@@ -25,6 +27,7 @@ from benchlib.table import (
     REFERENCE_TITLES,
     Cells,
     bodies_cells,
+    certificates_cells,
     idle_cells,
     probing_cells,
     rounds_cells,
@@ -227,6 +230,13 @@ def tls(setting: Setting) -> list[Result]:
     return [*results, Result(title, idle_cells(found), [asdict(one) for one in found])]
 
 
+def certificates(setting: Setting) -> list[Result]:
+    """One result."""
+    found = measure_certificates(setting.folder)
+    title = f"A folder of certificates in one worker; required: {CERTIFICATES_REQUIRED}"
+    return [Result(title, certificates_cells(found), [asdict(found)])]
+
+
 def _compared(title: str, found: Sequence[Row], references: Mapping[str, str]) -> Result:
     errors = sum(row.median.errors for row in found)
     return Result(title, rounds_cells(found, references), [asdict(row) for row in found], errors)
@@ -243,4 +253,5 @@ MEASUREMENTS: dict[str, Callable[[Setting], list[Result]]] = {
     "sticky": sticky,
     "routes": routes,
     "tls": tls,
+    "certificates": certificates,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchlib.bodies import Transfer
+from benchlib.certificates import Loaded
 from benchlib.idle import Idle
 from benchlib.probing import Probing
 from benchlib.rounds import Row, Turn
@@ -115,6 +116,14 @@ def tcp_idle_cells(found: Sequence[IdleSessions]) -> list[Cells]:
 def probing_cells(found: Probing) -> list[Cells]:
     figures = [str(found.nodes), f"{found.supervisor:.2%}", f"{found.idle:.2%}"]
     return [["proxy", "nodes probed", "supervisor, of a core", "idle worker"], ["trackproxy", *figures]]
+
+
+def certificates_cells(found: Loaded) -> list[Cells]:
+    figures = [f"{found.count:,}", f"{found.seconds:.2f}", f"{found.known_bytes:,.0f}"]
+    return [
+        ["certificates", "s to load", "bytes each", "bytes each, all asked for"],
+        [*figures, f"{found.asked_bytes:,.0f}"],
+    ]
 
 
 def machine_line(machine: Mapping[str, str]) -> str:

@@ -18,10 +18,10 @@ from benchlib.peers import PEERS, TRACKPROXY, Peer, Site, trackproxy_with
 VALID = timedelta(days=30)
 
 
-def make_certificate(folder: Path) -> Path:
-    """A key (ECDSA, P-256) and its certificate for HOST, which nobody else has signed, in one PEM file."""
+def make_certificate(folder: Path, host: str = HOST) -> Path:
+    """A key (ECDSA, P-256) and its certificate for a host, which nobody else has signed, in one PEM file."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -31,10 +31,10 @@ def make_certificate(folder: Path) -> Path:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - VALID)
         .not_valid_after(now + VALID)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    path = folder / "certificate.pem"
+    path = folder / f"{host}.pem"
     path.touch(mode=0o600)
     path.write_bytes(
         certificate.public_bytes(Encoding.PEM)

@@ -230,8 +230,8 @@ class FakeLoop:
             self._ready.popleft()()
 
 
-def open_connection(loop: FakeLoop, protocol: asyncio.Protocol, info: dict[str, Any]) -> MemoryTransport:
+def open_connection(loop: FakeLoop, protocol: asyncio.BaseProtocol, info: dict[str, Any]) -> MemoryTransport:
     transport = MemoryTransport(loop, info)
-    transport.protocol = protocol
+    transport.set_protocol(protocol)
     protocol.connection_made(transport)
     return transport
