@@ -161,7 +161,7 @@ def load(path: Path | None = None, overrides: dict[str, Any] | None = None) -> S
     known = {key: value for key, value in tree.items() if key in Settings.model_fields}
     try:
         settings = Settings.model_validate(known)
-        problems = strays + list(_contradictions(settings))
+        problems = strays + list(contradictions(settings))
     except ValidationError as error:
         problems = strays + problems_of(error, Settings)
     if problems:
@@ -170,7 +170,7 @@ def load(path: Path | None = None, overrides: dict[str, Any] | None = None) -> S
     return settings
 
 
-def _contradictions(settings: Settings) -> Iterator[Problem]:
+def contradictions(settings: Settings) -> Iterator[Problem]:
     """Yield what is wrong between settings that are each right alone."""
     for name, service in settings.services.items():
         unknown = [node for node in service.nodes if node not in settings.nodes]

@@ -11,7 +11,8 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from trackproxy.control.database import Added, Database, node_scope
+from trackproxy.control.database import Database
+from trackproxy.control.overrides import Added, node_scope
 
 STEPS = 4  # after which it begins anew, with another number
 

@@ -22,14 +22,10 @@ import pytest
 
 from tests.e2e.database_writer import look, state_after
 from trackproxy.control import database as module
-from trackproxy.control.database import (
-    FILE,
-    MIGRATIONS,
+from trackproxy.control.database import FILE, MIGRATIONS, Database, NotKept
+from trackproxy.control.overrides import (
     Added,
-    Database,
-    NotKept,
     Override,
-    Store,
     Wanted,
     apply,
     configured,
@@ -37,6 +33,7 @@ from trackproxy.control.database import (
     node_scope,
     states,
 )
+from trackproxy.control.store import Store
 from trackproxy.pool.nodes import AdminState
 from trackproxy.settings import Settings, endpoints_of, load
 
@@ -94,6 +91,14 @@ def test_setting_what_the_configuration_says_anyway_is_no_override(tmp_path: Pat
     database.put(A, "weight", 5, 1, "eve", NOW)
     database.put(A, "weight", 1, 1, "eve", NOW)
     assert Database.open(tmp_path).overrides() == []
+
+
+def test_a_service_that_is_to_keep_its_value_keeps_it_beside_another_of_the_node(tmp_path: Path) -> None:
+    database = Database.open(tmp_path)
+    database.put(A, "weight", 5, 1, "eve", NOW)
+    database.put(endpoint_scope("web", "a"), "weight", 1, 1, "eve", NOW + 1)
+    applied = apply(settings_of(mail={}), Database.open(tmp_path).overrides(), [])
+    assert (weights(applied.settings)["a"], weights(applied.settings, "mail")["a"]) == (1, 5)
 
 
 def test_a_node_that_is_removed_takes_what_was_set_for_it_along(tmp_path: Path) -> None:
