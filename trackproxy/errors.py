@@ -37,6 +37,18 @@ class StartFailed(TrackproxyError):
     """Workers could not be started; nothing of them runs any more."""
 
 
+class NotChanged(TrackproxyError):
+    """A change at run time does not fit; `problems` says why. Everything is as before."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class Conflict(NotChanged):
+    """The same, since a node is not what the change takes it for."""
+
+
 class UpgradeFailed(TrackproxyError):
     """The program was not replaced; the message says why."""
 

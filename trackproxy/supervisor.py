@@ -2,6 +2,7 @@
 
 A generation serves one configuration. A reload checks the new one, opens what it adds, starts its workers on
 the sockets of the old one, and only then retires that; what fails before leaves the old generation as it is.
+What operators change at run time (`control.changes`) is laid over the settings, and served the same way.
 """
 
 from __future__ import annotations
@@ -10,21 +11,25 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import uvloop
 
 from trackproxy.admin.unix_socket import reachable
 from trackproxy.control import generations
 from trackproxy.control.activation import Notifier, activated_sockets
+from trackproxy.control.changes import LOCAL, Changes, Plan, Values
 from trackproxy.control.children import FOR_SUPERVISOR
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drain, Drains, Sticky
+from trackproxy.control.generation import Generation
 from trackproxy.control.generations import Generations, count_workers
 from trackproxy.control.listeners import Listeners, by_place
 from trackproxy.control.memory import state_folder
+from trackproxy.control.overrides import Wanted
 from trackproxy.control.sharing import Sharing
 from trackproxy.control.takeover import FORMAT, Handover, become, receive, try_out
 from trackproxy.control.tasks import Tasks
@@ -39,9 +44,10 @@ from trackproxy.worker import raise_file_limit, tune_collector
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Companion = Callable[[], AbstractAsyncContextManager[None]]
 
-CHANGES = ("reload", "upgrade")  # tasks that a stop breaks off
+CHANGES = ("reload", "upgrade", "change")  # tasks that a stop breaks off
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +83,15 @@ async def _serve(start: Start) -> int:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(start.companion())
         session = await stack.enter_async_context(open_session())
-        cluster = Cluster(state_folder(start.settings.state_dir), session)
+        folder = state_folder(start.settings.state_dir)
+        changes = await Changes.open(folder, start.settings)
+        stack.push_async_callback(changes.close)
+        cluster = Cluster(folder, session)
         stack.callback(cluster.stop)
         handover = receive(start.take_over) if start.take_over else None
-        supervisor = Supervisor(start, cluster)
+        supervisor = Supervisor(start, cluster, changes)
         supervisor.heed_signals()
-        await stack.enter_async_context(reachable(supervisor, state_folder(start.settings.state_dir)))
+        await stack.enter_async_context(reachable(supervisor, folder))
         await supervisor.start(handover)
         await supervisor.stopped.wait()
         await supervisor.stop()
@@ -111,14 +120,16 @@ class Supervisor:
     stopped: set by the first signal to stop, hurried by the second.
     """
 
-    def __init__(self, start: Start, cluster: Cluster) -> None:
+    def __init__(self, start: Start, cluster: Cluster, changes: Changes) -> None:
         self._start = start
         self._notifier = Notifier()
         self._reloading = asyncio.Lock()
         self._tasks = Tasks()
         self._generations = Generations(cluster, self._tasks)
         self.cluster = cluster
+        self.changes = changes
         self.drains = Drains(cluster)
+        self.drains.on_disabled = self._drained
         self.welcoming = False
         self.stopped = asyncio.Event()
         self.hurried = asyncio.Event()
@@ -151,18 +162,49 @@ class Supervisor:
         self._adopt(handover)
         self._tasks.spawn(self._watch(), "watch")
         try:
-            generation = await self._generations.switch(self._start.settings)
+            generation = await self._serve_loaded(self._start.settings)
         except TrackproxyError as error:
             log.error("upgraded, but the workers of the program before go on: %s", error)
         else:
             log.info("upgraded: generation %d serves, %s", generation.number, self._status())
+        await self._keep_handed(handover)
 
     async def _begin_anew(self) -> None:
         self._generations.listeners = Listeners(by_place(activated_sockets()))
         given = {*self._generations.listeners.rows}
-        await self._generations.switch(self._start.settings)
+        wanted = self.changes.states()
+        moving = [node for node, one in wanted.items() if one.sticky == "move"]
+        self.cluster.begin_with({node: one.state for node, one in wanted.items()}, moving)
+        await self._serve_loaded(self._start.settings)
+        self._resume()
         for place in given - {*self._generations.listeners.rows}:
             log.warning("the service manager's socket %s fits no listener of the settings", place)
+
+    def _resume(self) -> None:
+        """Go on with what operators wanted of nodes when the program before ended."""
+        for node, wanted in self.changes.states().items():
+            if node not in self.cluster.states:
+                continue
+            log.info("node %s: %s, as before this start", node, wanted.state.value)
+            if wanted.state is AdminState.DRAIN:
+                self.drains.begin(node, wanted.left_s, wanted.sticky, resumed=True)
+            else:
+                self.cluster.set_state(node, wanted.state)
+
+    async def _serve_loaded(self, loaded: Settings) -> Generation:
+        """Serve settings that were LOADED, with what was changed at run time; raises as `switch` does."""
+        applied = self.changes.over(loaded)
+        generation = await self._generations.switch(applied.settings)
+        await self.changes.served(loaded, applied)
+        return generation
+
+    async def _keep_handed(self, handover: Handover) -> None:
+        """Keep the states that an upgrade has brought, where others were kept."""
+        kept, drains = self.changes.states(), {node: drain for node, *drain in handover.drains}
+        for node, state in self.cluster.states.items():
+            if state is (kept[node].state if node in kept else AdminState.READY):
+                continue
+            await self._keep_state(node, Wanted(state, *drains.get(node, ())))
 
     def _adopt(self, handover: Handover) -> None:
         """Take over sockets and workers; the last generation among them serves until ours does."""
@@ -192,17 +234,25 @@ class Supervisor:
 
         Raises TrackproxyError with the reason if nothing has changed. It goes on if the caller is cancelled.
         """
-        task = self._tasks.spawn(self._reload_alone(), "reload")
+        return await self._to_its_end(self._reload_alone(), "reload")
+
+    async def _to_its_end(self, work: Coroutine[object, object, T], name: str) -> T:
+        """Do WORK, even if the caller is cancelled; raises StartFailed if a stop breaks it off."""
+        task = self._tasks.spawn(work, name)
         await asyncio.wait({task})
         if task.cancelled():
             raise StartFailed("a stop has come before the new workers served")
         return task.result()
 
+    def _must_go_on(self, undone: str) -> None:
+        """Raise StartFailed if we are on our way out; UNDONE: what is not done then."""
+        if self.stopped.is_set() or not self._generations.running:  # none: the start has failed
+            log.warning("%s: this trackproxy is stopping", undone)
+            raise StartFailed("this trackproxy is stopping")
+
     async def _reload_alone(self) -> str:
         async with self._reloading:
-            if self.stopped.is_set() or not self._generations.running:  # none: the start has failed
-                log.warning("not reloaded: this trackproxy is stopping")
-                raise StartFailed("this trackproxy is stopping")
+            self._must_go_on("not reloaded")
             self._notifier.reloading()
             try:
                 return await self._reload()
@@ -216,7 +266,7 @@ class Supervisor:
                     ["these settings did not come from a file, so there is nothing to read again"]
                 )
             settings = await asyncio.to_thread(self._start.load)
-            generation = await self._generations.switch(settings)
+            generation = await self._serve_loaded(settings)
         except ConfigError as error:
             log.error("not reloaded, the settings are wrong: %s", "; ".join(error.problems))
             raise
@@ -245,6 +295,7 @@ class Supervisor:
                 if len(serving.children()) < serving.count:
                     raise UpgradeFailed("a worker is just being replaced; try again")
                 await try_out()
+                await self.changes.settled()
                 self._notifier.reloading()
                 become(self._handover())
             except (UpgradeFailed, OSError) as error:
@@ -268,17 +319,21 @@ class Supervisor:
 
     # --- nodes ---
 
-    def drain(self, node: str, timeout_s: float, sticky: Sticky = "keep") -> Drain:
+    async def drain(self, node: str, timeout_s: float, sticky: Sticky = "keep") -> Drain:
         """Send no new clients to NODE; disable it once nothing is open there, after TIMEOUT_S at the latest.
 
         Raises KeyError if there is no such node.
         """
-        return self.drains.begin(node, timeout_s, sticky)
+        drain = self.drains.begin(node, timeout_s, sticky)
+        if drain.outcome is None:
+            await self._keep_state(node, Wanted(AdminState.DRAIN, timeout_s, sticky))
+        return drain
 
-    def disable(self, node: str) -> None:
+    async def disable(self, node: str) -> None:
         """Send nothing to NODE any more and probe it no more; raises KeyError if there is no such node."""
         self.cluster.set_state(node, AdminState.DISABLED)
         self.drains.forget(node)
+        await self._keep_state(node, Wanted(AdminState.DISABLED))
 
     async def ready(self, node: str) -> None:
         """Let NODE take part again, as its probes say; raises KeyError if there is no such node."""
@@ -286,6 +341,42 @@ class Supervisor:
         if self.cluster.states[node] is AdminState.DISABLED:
             await self.cluster.look_at(node)
         self.cluster.set_state(node, AdminState.READY)
+        await self._keep_state(node, Wanted(AdminState.READY))
+
+    async def _keep_state(self, node: str, wanted: Wanted) -> None:
+        await self.changes.keep_state(node, wanted, LOCAL)
+
+    def _drained(self, node: str) -> None:
+        kept = self._keep_state(node, Wanted(AdminState.DISABLED))
+        self._tasks.spawn(kept, f"state of {node}")
+
+    async def set_values(self, node: str, values: Values, service: str = "") -> None:
+        """Serve other VALUES of a node, weight or max_connections, in one SERVICE or in all.
+
+        None is what the configuration says. Raises NotChanged, ListenError or StartFailed, and everything is
+        as before then.
+        """
+        await self._change(lambda: self.changes.values(node, service, values, LOCAL))
+
+    async def add_node(self, name: str, address: str, settings: Mapping[str, Any]) -> None:
+        """Serve with one node more; SETTINGS: see `Added`. Raises as `set_values` does."""
+        await self._change(lambda: self.changes.addition(name, address, settings, LOCAL))
+
+    async def remove_node(self, name: str) -> None:
+        """Serve without a node that was added at run time. Raises as `set_values` does."""
+        await self._change(lambda: self.changes.removal(name, LOCAL))
+
+    async def _change(self, plan: Callable[[], Plan]) -> None:
+        await self._to_its_end(self._change_alone(plan), "change")
+
+    async def _change_alone(self, plan: Callable[[], Plan]) -> None:
+        async with self._reloading:
+            self._must_go_on("not changed")
+            planned = plan()
+            if planned.applied.settings != self._generations.serving.settings:
+                await self._generations.switch(planned.applied.settings)
+            await self.changes.keep(planned)
+            self._notifier.ready(self._status())
 
     # --- time ---
 

@@ -4,44 +4,64 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
 from trackproxy.admin.unix_socket import reachable
+from trackproxy.control.changes import Changes, Values
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drain, Drains, Sticky
 from trackproxy.control.memory import CONTROL_SOCKET
 from trackproxy.health.probes import open_session
+from trackproxy.settings import load
+
+TREE: dict[str, Any] = {
+    "nodes": {"a": {"address": "127.0.0.1:9"}},
+    "services": {"web": {"protocol": "http", "listen": ["127.0.0.1:0"]}},
+}
 
 
 class Idle:
     """A supervisor that has nothing to do."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, changes: Changes) -> None:
         self.cluster = cluster
+        self.changes = changes
         self.drains = Drains(cluster)
         self.welcoming = True
 
     async def reload(self) -> str:
         return ""
 
-    def drain(self, node: str, timeout_s: float, sticky: Sticky = "keep") -> Drain:
+    async def drain(self, node: str, timeout_s: float, sticky: Sticky = "keep") -> Drain:
         raise KeyError(node)
 
-    def disable(self, node: str) -> None:
+    async def disable(self, node: str) -> None:
         """There is none."""
 
     async def ready(self, node: str) -> None:
+        """There is none."""
+
+    async def set_values(self, node: str, values: Values, service: str = "") -> None:
+        """There is none."""
+
+    async def add_node(self, name: str, address: str, settings: Mapping[str, Any]) -> None:
+        """There is to be none."""
+
+    async def remove_node(self, name: str) -> None:
         """There is none."""
 
 
 @pytest.fixture
 async def idle(tmp_path: Path) -> AsyncIterator[Idle]:
     async with open_session() as session:
-        yield Idle(Cluster(tmp_path / "health", session))
+        changes = await Changes.open(tmp_path / "changes", load(None, TREE))
+        yield Idle(Cluster(tmp_path / "health", session), changes)
+        await changes.close()
 
 
 async def answers(path: Path) -> bool:

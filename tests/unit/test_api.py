@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from pytest_aiohttp.plugin import AiohttpClient
 from trackproxy.admin import api
 from trackproxy.admin.api import BODY_BYTES, application
 from trackproxy.board import Counter
+from trackproxy.control.changes import Changes, Plan, Values
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drain, Drains, Sticky
+from trackproxy.control.overrides import Wanted
 from trackproxy.errors import ConfigError, StartFailed
 from trackproxy.health.looking import Result
 from trackproxy.health.probes import open_session
@@ -49,12 +51,14 @@ MUTATIONS = [
 class FakeSupervisor:
     """What operators work on, without workers. reloaded: what the next reload returns, or raises."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, changes: Changes) -> None:
         self.cluster = cluster
+        self.changes = changes
         self.drains = Drains(cluster)
         self.welcoming = True
         self.reloaded: str | Exception = "reloaded: generation 2 serves"
         self.reloads = 0
+        self.unable: Exception | None = None
 
     async def reload(self) -> str:
         self.reloads += 1
@@ -62,16 +66,34 @@ class FakeSupervisor:
             raise self.reloaded
         return self.reloaded
 
-    def drain(self, node: str, timeout_s: float, sticky: Sticky = "keep") -> Drain:
+    async def drain(self, node: str, timeout_s: float, sticky: Sticky = "keep") -> Drain:
         return self.drains.begin(node, timeout_s, sticky)
 
-    def disable(self, node: str) -> None:
+    async def disable(self, node: str) -> None:
         self.cluster.set_state(node, AdminState.DISABLED)
         self.drains.forget(node)
+        await self.changes.keep_state(node, Wanted(AdminState.DISABLED), "eve")
 
     async def ready(self, node: str) -> None:
         self.drains.forget(node)
         self.cluster.set_state(node, AdminState.READY)
+        await self.changes.keep_state(node, Wanted(AdminState.READY), "eve")
+
+    async def set_values(self, node: str, values: Values, service: str = "") -> None:
+        await self.serve(self.changes.values(node, service, values, "eve"))
+
+    async def add_node(self, name: str, address: str, settings: Mapping[str, Any]) -> None:
+        await self.serve(self.changes.addition(name, address, settings, "eve"))
+
+    async def remove_node(self, name: str) -> None:
+        await self.serve(self.changes.removal(name, "eve"))
+
+    async def serve(self, plan: Plan) -> None:
+        """As the supervisor's switch, without workers; raises `unable` if there is one."""
+        if self.unable:
+            raise self.unable
+        self.cluster.adopt(await self.cluster.view(plan.applied.settings, 1))
+        await self.changes.keep(plan)
 
     def count(self, row: int, cell: Counter, number: int) -> None:
         """Have a worker say so of an endpoint."""
@@ -83,8 +105,10 @@ async def supervisor(tmp_path: Path) -> AsyncIterator[FakeSupervisor]:
     async with open_session() as session:
         cluster = Cluster(tmp_path, session)
         cluster.adopt(await cluster.view(load(None, TREE), 1))
-        yield FakeSupervisor(cluster)
+        changes = await Changes.open(tmp_path, load(None, TREE))
+        yield FakeSupervisor(cluster, changes)
         cluster.stop()
+        await changes.close()
 
 
 @pytest.fixture
@@ -147,6 +171,7 @@ async def test_a_node_is_told_with_what_is_known_of_each_of_its_endpoints(
         supervisor.count(0, cell, number)
     body = await node(client, "node1")
     totals = body["services"]["web"].pop("totals")
+    del body["sources"], body["services"]["web"]["sources"]
     assert body == {
         "name": "node1",
         "state": "ready",
@@ -305,9 +330,9 @@ async def test_only_post_changes_anything(
     assert supervisor.reloads == 0
 
 
-async def test_nodes_are_not_posted(client: Client) -> None:
-    response = await client.post("/api/v1/nodes", json={})
-    assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
+async def test_nodes_are_not_put(client: Client) -> None:
+    response = await client.put("/api/v1/nodes", json={})
+    assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD, POST")
     await problem(response)
 
 

@@ -1,35 +1,43 @@
 """The admin API: what operators may ask and say, as JSON over HTTP.
 
-    GET  /healthz                        200 while the supervisor's loop turns
-    GET  /readyz                         200 while new clients are welcome, else 503
-    GET  /api/v1/nodes                   every node
-    GET  /api/v1/nodes/{name}            one node, see `nodes.describe`
-    POST /api/v1/nodes/{name}/drain      {"timeout": "30s", "sticky": "keep" or "move"}, both optional
-    POST /api/v1/nodes/{name}/disable
-    POST /api/v1/nodes/{name}/ready
-    POST /api/v1/reload
+    GET    /healthz                        200 while the supervisor's loop turns
+    GET    /readyz                         200 while new clients are welcome, else 503
+    GET    /api/v1/nodes                   every node
+    POST   /api/v1/nodes                   201: one node more, {"name", "address"} and, if wanted, "weight",
+                                           "max_connections", "services": {name: what it changes there}
+    GET    /api/v1/nodes/{name}            one node, see `nodes.describe`
+    PATCH  /api/v1/nodes/{name}            {"weight": n, "max_connections": n}; null is as configured
+    DELETE /api/v1/nodes/{name}            only a node that was added here, else 409
+    PATCH  /api/v1/services/{service}/nodes/{name}  the same as for a node, in one service
+    POST   /api/v1/nodes/{name}/drain      {"timeout": "30s", "sticky": "keep" or "move"}, both optional
+    POST   /api/v1/nodes/{name}/disable
+    POST   /api/v1/nodes/{name}/ready
+    POST   /api/v1/reload
 
-Only POST changes anything, and only while we serve: a start or a stop is not to be disturbed. Errors are
-problem details (RFC 9457). Who may ask is decided by where it is reached, not here.
+Only POST, PATCH and DELETE change anything, and only while we serve: a start or a stop is not to be
+disturbed. What does not fit is answered with 422, and everything is as before. Errors are problem details
+(RFC 9457). Who may ask is decided by where it is reached, not here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trackproxy.admin.nodes import describe
 from trackproxy.admin.problems import Problem, answer_problems
+from trackproxy.control.changes import Changes, Values
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drain, Drains, Sticky
-from trackproxy.errors import ConfigError, TrackproxyError
+from trackproxy.errors import ConfigError, Conflict, NotChanged, TrackproxyError
 from trackproxy.explain import problems_of, unknown_key
-from trackproxy.units import Pause
+from trackproxy.units import Address, Count, Name, NodeAddress, Pause, Weight
 
 BODY_BYTES = 64 * 1024
 BODY_S = 10.0  # for a body to arrive
@@ -40,12 +48,16 @@ class Operated(Protocol):
 
     cluster: Cluster
     drains: Drains
+    changes: Changes
     welcoming: bool
 
     async def reload(self) -> str: ...
-    def drain(self, node: str, timeout_s: float, sticky: Sticky = ...) -> Drain: ...
-    def disable(self, node: str) -> None: ...
+    async def drain(self, node: str, timeout_s: float, sticky: Sticky = ...) -> Drain: ...
+    async def disable(self, node: str) -> None: ...
     async def ready(self, node: str) -> None: ...
+    async def set_values(self, node: str, values: Values, service: str = ...) -> None: ...
+    async def add_node(self, name: str, address: str, settings: Mapping[str, Any]) -> None: ...
+    async def remove_node(self, name: str) -> None: ...
 
 
 class Nothing(BaseModel):
@@ -59,6 +71,23 @@ class DrainOrder(Nothing):
 
     timeout: Pause = 30.0
     sticky: Sticky = "keep"
+
+
+class ValuesOrder(Nothing):
+    """What is to hold for a node; what is left out stays as it is, null is as configured."""
+
+    weight: Weight | None = None
+    max_connections: Count | None = None
+
+
+class NodeOrder(Nothing):
+    """A node to be added. services: what it changes there, as the settings' file has it."""
+
+    name: Name
+    address: NodeAddress
+    weight: Weight | None = None
+    max_connections: Count | None = None
+    services: dict[str, dict[str, Any]] | None = None
 
 
 Body = TypeVar("Body", bound=Nothing)
@@ -75,7 +104,11 @@ def application(operated: Operated) -> web.Application:
             web.get("/healthz", api.healthz),
             web.get("/readyz", api.readyz),
             web.get("/api/v1/nodes", api.nodes),
+            web.post("/api/v1/nodes", api.add),
             web.get(node, api.node),
+            web.patch(node, api.change),
+            web.delete(node, api.remove),
+            web.patch("/api/v1/services/{service}/nodes/{name}", api.change),
             web.post(f"{node}/drain", api.drain),
             web.post(f"{node}/disable", api.disable),
             web.post(f"{node}/ready", api.ready),
@@ -111,13 +144,13 @@ class Api:
     async def drain(self, request: web.Request) -> web.Response:
         """Begin to drain a node, or change how; what comes of it is seen in the node."""
         name, order = await self._order(request, DrainOrder)
-        self._operated.drain(name, order.timeout, order.sticky)
+        await self._operated.drain(name, order.timeout, order.sticky)
         return self._one(name)
 
     async def disable(self, request: web.Request) -> web.Response:
         """Send nothing to a node any more."""
         name, _ = await self._order(request, Nothing)
-        self._operated.disable(name)
+        await self._operated.disable(name)
         return self._one(name)
 
     async def ready(self, request: web.Request) -> web.Response:
@@ -128,6 +161,34 @@ class Api:
         except KeyError:
             raise self._unknown(name) from None  # a reload has dropped it while it was probed
         return self._one(name)
+
+    async def change(self, request: web.Request) -> web.Response:
+        """Change weight or limit of a node, in all services or in one; it goes on if whoever asked goes."""
+        service = request.match_info.get("service", "")
+        self._must_be_service(service)
+        name, order = await self._order(request, ValuesOrder)
+        values = order.model_dump(include=order.model_fields_set)
+        if not values:
+            raise Problem(400, "nothing is to be changed: give weight, max_connections or both")
+        await _changed(self._operated.set_values(name, values, service))
+        return self._one(self._known(request))
+
+    async def add(self, request: web.Request) -> web.Response:
+        """Serve with one node more."""
+        self._must_be_welcoming()
+        order = await _body(request, NodeOrder)
+        settings = order.model_dump(exclude={"name", "address"}, exclude_none=True)
+        await _changed(self._operated.add_node(order.name, _as_written(order.address), settings))
+        response = self._one(self._still_known(order.name))
+        response.set_status(201)
+        response.headers["Location"] = f"/api/v1/nodes/{quote(order.name, safe='')}"
+        return response
+
+    async def remove(self, request: web.Request) -> web.Response:
+        """Serve without a node that was added at run time."""
+        name, _ = await self._order(request, Nothing)
+        await _changed(self._operated.remove_node(name))
+        return web.json_response({"outcome": f"removed: {name}"})
 
     async def reload(self, request: web.Request) -> web.Response:
         """Read the settings again and serve them; it goes on even if whoever asked goes away."""
@@ -145,6 +206,11 @@ class Api:
         if not self._operated.welcoming:
             raise Problem(503, "this trackproxy is about to start or to stop")
 
+    def _must_be_service(self, name: str) -> None:
+        services = {row.watched.key.service for row in self._operated.cluster.rows()}
+        if name and name not in services:
+            raise Problem(404, str(unknown_key((name,), services, "service")))
+
     async def _order(self, request: web.Request, kind: type[Body]) -> tuple[str, Body]:
         """Return the node that is meant, and what is to be done with it."""
         self._known(request)
@@ -153,7 +219,9 @@ class Api:
         return self._known(request), body  # still, after the wait for the body
 
     def _known(self, request: web.Request) -> str:
-        name = request.match_info["name"]
+        return self._still_known(request.match_info["name"])
+
+    def _still_known(self, name: str) -> str:
         if name not in self._operated.cluster.states:
             raise self._unknown(name)
         return name
@@ -165,7 +233,24 @@ class Api:
         return web.json_response(self._describe(name)[0])
 
     def _describe(self, *names: str) -> list[dict[str, Any]]:
-        return describe(self._operated.cluster, self._operated.drains, names)
+        operated = self._operated
+        return describe(operated.cluster, operated.drains, operated.changes, names)
+
+
+def _as_written(address: Address) -> str:
+    """Return the address of a node as settings have it: without a port if it has none."""
+    return str(address) if address.path or address.port else str(address).removesuffix(":0")
+
+
+async def _changed(work: Awaitable[None]) -> None:
+    """Wait for a change; what has not been changed is a problem."""
+    try:
+        await work
+    except NotChanged as error:
+        status = 409 if isinstance(error, Conflict) else 422
+        raise Problem(status, "; ".join(error.problems), error.problems) from error
+    except TrackproxyError as error:
+        raise Problem(422, "not changed", [str(error)]) from error
 
 
 async def _body(request: web.Request, kind: type[Body]) -> Body:

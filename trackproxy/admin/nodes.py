@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trackproxy.board import GAUGES, Counter, State
+from trackproxy.control.changes import Changes
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drains
+from trackproxy.control.overrides import VALUES
 from trackproxy.control.views import Key, Row
 
 HEALTHS = ("up", "down", "starting")  # by their number on the board
@@ -18,8 +20,13 @@ _TOTALS = [cell for cell in Counter if cell not in GAUGES and cell < Counter.CON
 _GAUGES = (Counter.ACTIVE, Counter.TUNNELS, Counter.IDLE)
 
 
-def describe(cluster: Cluster, drains: Drains, names: Iterable[str]) -> list[dict[str, Any]]:
-    """Return what is known of each of these nodes, as JSON has it; durations in seconds unless named."""
+def describe(
+    cluster: Cluster, drains: Drains, changes: Changes, names: Iterable[str]
+) -> list[dict[str, Any]]:
+    """Return what is known of each of these nodes, as JSON has it; durations in seconds unless named.
+
+    sources: whose a value is, see `control.changes.Origin`; "address" is there if the node was added.
+    """
     names = list(names)
     left, totals, ejected = cluster.left(names), cluster.totals(), _ejected(cluster)
     healths = _healths(cluster)
@@ -29,6 +36,7 @@ def describe(cluster: Cluster, drains: Drains, names: Iterable[str]) -> list[dic
             "state": cluster.states[name].value,
             "drain": _drain(drains, name),
             "left": left[name],
+            "sources": _sources(changes, name, cluster.states[name].value),
             "services": {},
         }
         for name in names
@@ -37,8 +45,24 @@ def describe(cluster: Cluster, drains: Drains, names: Iterable[str]) -> list[dic
         if row.config.node in nodes:
             key = row.watched.key
             service = _service(row, healths[key], totals[key]) | {"ejected": key in ejected}
+            service["sources"] = _endpoint_sources(changes, row)
             nodes[row.config.node]["services"][key.label] = service
     return list(nodes.values())
+
+
+def _sources(changes: Changes, name: str, state: str) -> dict[str, Any]:
+    origins = {"state": changes.of_state(name, state)}
+    origins |= {key: changes.of_value(name, key) for key in VALUES}
+    if added := changes.of_address(name):
+        origins["address"] = added
+    return {key: origin.tree() for key, origin in origins.items()}
+
+
+def _endpoint_sources(changes: Changes, row: Row) -> dict[str, Any]:
+    service, config = row.watched.key.service, row.config
+    return {
+        key: changes.of_endpoint(config.node, service, key, getattr(config, key)).tree() for key in VALUES
+    }
 
 
 def _drain(drains: Drains, name: str) -> dict[str, object] | None:

@@ -99,6 +99,10 @@ class Cluster:
         for row in view.rows:
             self._watched[row.watched.key] = row.watched
 
+    def begin_with(self, wanted: Mapping[str, AdminState], moving: Iterable[str]) -> None:
+        """Begin with what operators WANTED of nodes before, and those whose sticky clients were MOVING."""
+        self.states, self.moving = dict(wanted), {*moving}
+
     # --- configurations ---
 
     def rows_of(self, settings: Settings) -> list[Row]:
@@ -171,6 +175,8 @@ class Cluster:
         unknown = []
         for row in rows:
             if row.watched.key in self._watched or row.service.probe.type == "off":
+                continue
+            if self.states.get(row.config.node) is AdminState.DISABLED:  # probed when it is ready again
                 continue
             remembered = self._remembered.get(str(row.watched.key))
             if remembered is None:
@@ -298,8 +304,13 @@ class Cluster:
         (self.moving.add if moving else self.moving.discard)(node)
         self.publish()
 
-    def has_sticky_clients(self, node: str) -> bool:
-        """Whether clients belong to NODE, as far as its services are sticky and have given it any."""
+    def has_sticky_clients(self, node: str, *, ever: bool = False) -> bool:
+        """Whether clients belong to NODE, as far as its services are sticky and have given it any.
+
+        ever: or may have come with a cookie of ours from before this program began.
+        """
+        if ever and any(_gives_cookies(row.service) for row in self.rows(node)):
+            return True
         totals = self.totals()
         return any(
             totals[row.watched.key][Counter.STICKY_NEW] + totals[row.watched.key][Counter.STICKY_KEPT] > 0
@@ -392,6 +403,10 @@ class Cluster:
         """Probe no more."""
         for watched in self._watched.values():
             self._stop(watched)
+
+
+def _gives_cookies(service: AnyService) -> bool:
+    return not isinstance(service, SessionService) and service.sticky.mode == "cookie"
 
 
 def _carry_learned(views: list[View], view: View) -> None:

@@ -2,13 +2,15 @@
 
 A drain ends when nothing is open on the node any more, or at its deadline; what is left then is closed, and
 requests that may be sent again go elsewhere. While sticky clients are kept they may come back at any time: a
-node that has had any in this program's time is drained up to the deadline.
+node that has had any in this program's time is drained up to the deadline; so is one whose drain is older
+than this program, where clients may have our cookie.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,11 +32,13 @@ class Drain:
 
     deadline: in the loop's seconds. sticky: whether clients that belong to the node keep coming to it until
     then, or move. outcome: how it ended, "empty", "deadline" or "ended otherwise"; None while it lasts.
+    resumed: begun by an earlier program, whose clients nobody has counted.
     """
 
     node: str
     deadline: float
     sticky: Sticky
+    resumed: bool = False
     outcome: str | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -46,18 +50,22 @@ class Drain:
 
 
 class Drains:
-    """The drains that are under way, and how the last one of each node ended."""
+    """The drains that are under way, and how the last one of each node ended.
+
+    on_disabled: called with a node whose drain has come to its end.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._spawn = Tasks().spawn
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.of: dict[str, Drain] = {}
+        self.on_disabled: Callable[[str], object] = lambda node: None
 
-    def begin(self, node: str, timeout_s: float, sticky: Sticky = "keep") -> Drain:
+    def begin(self, node: str, timeout_s: float, sticky: Sticky = "keep", *, resumed: bool = False) -> Drain:
         """Begin to drain NODE, or set another deadline; raises KeyError if there is no such node.
 
-        One that is disabled has nothing left to drain.
+        One that is disabled has nothing left to drain. resumed: see Drain.
         """
         if self._cluster.states[node] is AdminState.DISABLED:
             drain = self.of[node] = Drain(node, asyncio.get_running_loop().time(), sticky)
@@ -66,7 +74,7 @@ class Drains:
         self._cluster.set_moving(node, moving=sticky == "move")
         self._cluster.set_state(node, AdminState.DRAIN)
         self.forget(node)
-        drain = self.of[node] = Drain(node, asyncio.get_running_loop().time() + timeout_s, sticky)
+        drain = self.of[node] = Drain(node, asyncio.get_running_loop().time() + timeout_s, sticky, resumed)
         self._tasks[node] = self._spawn(self._carry_out(drain), f"drain of {node}")
         return drain
 
@@ -97,7 +105,7 @@ class Drains:
                 return
             left = self._cluster.left([node])[node]
             open_ = left["requests"] + left["tunnels"] + left["sessions"]
-            waits = drain.sticky == "keep" and self._cluster.has_sticky_clients(node)
+            waits = drain.sticky == "keep" and self._cluster.has_sticky_clients(node, ever=drain.resumed)
             if (not open_ and not waits) or time() >= drain.deadline:
                 break
         self._cluster.set_state(node, AdminState.DISABLED)
@@ -109,3 +117,4 @@ class Drains:
             )
         del self._tasks[node]
         drain.end("deadline" if open_ else "empty")
+        self.on_disabled(node)
