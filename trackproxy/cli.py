@@ -10,7 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,8 @@ SocketOption = Annotated[
     Path | None, typer.Option("--socket", help="Where trackproxy answers, if not in its state folder.")
 ]
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="A node's name in the settings.")]
+
+ServiceOption = Annotated[str, typer.Option("--service", help="Only in this service.")]
 
 
 class StickyClients(StrEnum):
@@ -260,6 +262,72 @@ def ready(node: NodeArgument, config: ConfigOption = None, socket: SocketOption 
     """Let a node take part again."""
     with _asking(config, socket) as client:
         typer.echo("\n".join(table([client.ready(node)])))
+
+
+@app.command()
+def weight(
+    node: NodeArgument,
+    share: Annotated[str, typer.Argument(metavar="N|config", help="0 is none; config: as the file says.")],
+    service: ServiceOption = "",
+    config: ConfigOption = None,
+    socket: SocketOption = None,
+) -> None:
+    """Change a node's share of traffic at run time; it outlives a restart, until the file changes it."""
+    _change(_asking(config, socket), node, service, {"weight": _number(share)})
+
+
+@app.command()
+def limit(
+    node: NodeArgument,
+    most: Annotated[str, typer.Argument(metavar="N|config", help="0 is none; config: as the file says.")],
+    service: ServiceOption = "",
+    config: ConfigOption = None,
+    socket: SocketOption = None,
+) -> None:
+    """Change how many requests or sessions a node may have at once (max_connections), as weight does."""
+    _change(_asking(config, socket), node, service, {"max_connections": _number(most)})
+
+
+@app.command()
+def add(
+    node: NodeArgument,
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help='Such as "10.0.0.7" or "[::1]:80".')],
+    weight: Annotated[int | None, typer.Option(help="Its share of traffic.")] = None,
+    service: Annotated[
+        list[str] | None, typer.Option(help="One that names its nodes and is to have it too; repeatable.")
+    ] = None,
+    config: ConfigOption = None,
+    socket: SocketOption = None,
+) -> None:
+    """Add a node at run time, to all services that name no nodes; it outlives a restart."""
+    services: dict[str, dict[str, object]] = {name: {} for name in service or ()}
+    wanted = {"name": node, "address": address, "weight": weight, "services": services}
+    with _asking(config, socket) as client:
+        added = client.add(wanted)
+        typer.echo("\n".join(table([added])))
+
+
+@app.command()
+def remove(node: NodeArgument, config: ConfigOption = None, socket: SocketOption = None) -> None:
+    """Remove a node that was added at run time; what is open there goes on."""
+    with _asking(config, socket) as client:
+        typer.echo(client.remove(node))
+
+
+def _number(text: str) -> int | None:
+    """Return what a value is to be; None is what the configuration says."""
+    if text == "config":
+        return None
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise typer.BadParameter(f'give a whole number, or "config", not "{text}"')
+    return int(text)
+
+
+def _change(
+    asking: AbstractContextManager[Client], node: str, service: str, values: dict[str, int | None]
+) -> None:
+    with asking as client:
+        typer.echo("\n".join(table([client.change(node, values, service)])))
 
 
 @contextmanager

@@ -250,7 +250,7 @@ def test_a_disabled_node_gets_nothing_until_it_is_ready_again(cluster: Cluster, 
     cluster.write("node1", "node2", workers=workers)
     with cluster.serving():
         done = cluster.command("disable", "node1")
-        assert (done.returncode, done.stdout.splitlines()[1].split()[:2]) == (0, ["node1", "disabled"])
+        assert (done.returncode, done.stdout.splitlines()[1].split()[:2]) == (0, ["node1", "disabled*"])
         await_fact(lambda: cluster.answers() == {"node2"})
         assert cluster.answers(10) == {"node2"}
         done = cluster.command("ready", "node1")

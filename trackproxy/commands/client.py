@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from trackproxy.errors import TrackproxyError
 
+NODES = "/api/v1/nodes/"
 ASK_S = 10.0
 PROBE_S = 120.0  # a node is probed first
 RELOAD_S = 300.0  # workers start, and another reload or an upgrade may have to end before
@@ -56,12 +57,25 @@ class Client:
         """Let a node take part again, and return it."""
         return self._call("POST", _path(name, "ready"), PROBE_S)
 
+    def change(self, name: str, values: Mapping[str, int | None], service: str = "") -> dict[str, Any]:
+        """Give a node other values, in one service or in all, None as configured; return the node."""
+        target = f"/api/v1/services/{quote(service, safe='')}/nodes/" if service else NODES
+        return self._call("PATCH", target + quote(name, safe=""), RELOAD_S, values)
+
+    def add(self, node: Mapping[str, Any]) -> dict[str, Any]:
+        """Add a node, as `admin.api` takes it, and return it."""
+        return self._call("POST", NODES.rstrip("/"), RELOAD_S, node)
+
+    def remove(self, name: str) -> str:
+        """Remove a node that was added; return what came of it."""
+        return str(self._call("DELETE", _path(name), RELOAD_S)["outcome"])
+
     def reload(self) -> str:
         """Have the settings read again; return what came of it."""
         return str(self._call("POST", "/api/v1/reload", RELOAD_S)["outcome"])
 
     def _call(
-        self, method: str, target: str, deadline_s: float, body: Mapping[str, str] | None = None
+        self, method: str, target: str, deadline_s: float, body: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """Return the answer's JSON; raises Unreachable or Refused."""
         with closing(_Connection(self.path, deadline_s)) as connection:
@@ -84,7 +98,7 @@ class Client:
 
 
 def _path(name: str, verb: str = "") -> str:
-    return f"/api/v1/nodes/{quote(name, safe='')}" + (f"/{verb}" if verb else "")
+    return f"{NODES}{quote(name, safe='')}" + (f"/{verb}" if verb else "")
 
 
 class _Connection(http.client.HTTPConnection):
