@@ -301,6 +301,149 @@ async def test_a_drain_is_over_once_a_reload_has_dropped_its_node(
     assert (await client.get("/api/v1/nodes/node1")).status == 404
 
 
+# --- values and nodes ---
+
+
+async def weights(client: Client, name: str) -> dict[str, int]:
+    return {label: one["weight"] for label, one in (await node(client, name))["services"].items()}
+
+
+async def test_a_node_is_told_with_whose_its_values_are(client: Client) -> None:
+    body = await node(client, "node2")
+    plain = {"source": "configuration", "changed_at": None, "changed_by": None}
+    assert body["sources"]["weight"] == {"value": 1, "configured": 1, **plain}
+    assert body["services"]["web"]["sources"]["max_connections"] == {"value": 0, "configured": 0, **plain}
+    await client.post("/api/v1/nodes/node2/disable")
+    state = (await node(client, "node2"))["sources"]["state"]
+    assert state.pop("changed_at") > 1e9
+    assert state == {
+        "value": "disabled",
+        "configured": "ready",
+        "source": "run time",
+        "changed_by": "eve",
+    }
+
+
+async def test_values_hold_in_all_services_until_null_gives_them_back(client: Client) -> None:
+    response = await client.patch("/api/v1/nodes/node2", json={"weight": 5, "max_connections": 7})
+    assert response.status == 200
+    body = await response.json()
+    assert await weights(client, "node2") == {"web": 5, "sites": 5}
+    for described in (body, body["services"]["web"], body["services"]["sites"]):
+        seen = {key: described["sources"][key] for key in ("weight", "max_connections")}
+        assert {key: (one["value"], one["configured"]) for key, one in seen.items()} == {
+            "weight": (5, 1),
+            "max_connections": (7, 0),
+        }
+        assert {one["source"] for one in seen.values()} == {"run time"}
+    body = await (await client.patch("/api/v1/nodes/node2", json={"weight": None})).json()
+    assert (body["sources"]["weight"]["source"], body["sources"]["max_connections"]["value"]) == (
+        "configuration",
+        7,
+    )
+    assert await weights(client, "node2") == {"web": 1, "sites": 1}
+
+
+async def test_one_service_may_have_a_value_of_its_own(client: Client) -> None:
+    target = "/api/v1/services/sites/nodes/node2"
+    assert (await client.patch(target, json={"weight": 5})).status == 200
+    assert await weights(client, "node2") == {"web": 1, "sites": 5}
+    body = await node(client, "node2")
+    assert body["sources"]["weight"]["source"] == "configuration"
+    assert body["services"]["sites"]["sources"]["weight"]["source"] == "run time"
+    assert (await client.patch(target, json={"weight": None})).status == 200
+    assert await weights(client, "node2") == {"web": 1, "sites": 1}
+
+
+async def test_a_node_is_added_and_removed(client: Client) -> None:
+    order = {"name": "node3", "address": "127.0.0.3", "weight": 4, "services": {"sites": {"priority": 2}}}
+    response = await client.post("/api/v1/nodes", json=order)
+    assert (response.status, response.headers["Location"]) == (201, "/api/v1/nodes/node3")
+    body = await response.json()
+    assert body["sources"]["address"]["value"] == "127.0.0.3"
+    services = {label: (one["address"], one["weight"]) for label, one in body["services"].items()}
+    assert services == {"web": ("127.0.0.3:80", 4), "sites": ("127.0.0.3:80", 4)}
+    assert (await client.post("/api/v1/nodes", json=order)).status == 409
+    assert (await client.patch("/api/v1/nodes/node3", json={"weight": 6})).status == 200
+    removed = await client.delete("/api/v1/nodes/node3")
+    assert (removed.status, await removed.json()) == (200, {"outcome": "removed: node3"})
+    assert (await client.get("/api/v1/nodes/node3")).status == 404
+    assert (await client.delete("/api/v1/nodes/node3")).status == 404
+
+
+async def test_a_node_of_the_configuration_is_not_removed(client: Client) -> None:
+    response = await client.delete("/api/v1/nodes/node1")
+    assert response.status == 409
+    assert (await problem(response))["detail"].startswith("node1: is in the configuration; ")
+    assert (await node(client, "node1"))["state"] == "ready"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "order", "status", "detail"),
+    [
+        ("PATCH", "nodes/nod1", {"weight": 1}, 404, 'nod1: unknown node, did you mean "node1"?'),
+        ("PATCH", "services/we/nodes/node1", {"weight": 1}, 404, 'we: unknown service, did you mean "web"?'),
+        ("PATCH", "services/sites/nodes/node1", {"weight": 1}, 422, "service/sites/node/node1: there is no"),
+        ("PATCH", "nodes/node1", {}, 400, "nothing is to be changed"),
+        ("PATCH", "nodes/node1", {"weight": 257}, 400, "weight: must be a whole number from 0 to 256"),
+        ("PATCH", "nodes/node1", {"weight": "two"}, 400, "weight: must be a whole number"),
+        ("PATCH", "nodes/node2", {"weight": 0}, 422, "services.sites: has no node with a weight above 0"),
+        ("POST", "nodes", {"name": "c"}, 400, "address: is required"),
+        ("POST", "nodes", {"name": "a b", "address": "c"}, 400, "name: a name has at most 63"),
+        ("POST", "nodes", {"name": "c", "address": "http://c"}, 400, "address: "),
+        ("POST", "nodes", {"name": "node1", "address": "c"}, 409, "node1: there is a node of that name"),
+        ("POST", "nodes", {"name": "c", "address": "c", "services": {"x": {}}}, 422, "x: unknown service"),
+        (
+            "POST",
+            "nodes",
+            {"name": "c", "address": "c", "services": {"web": {"prio": 1}}},
+            422,
+            "prio: unknown key",
+        ),
+    ],
+)
+async def test_what_does_not_fit_is_answered_with_why_and_changes_nothing(
+    client: Client, method: str, target: str, order: dict[str, Any], status: int, detail: str
+) -> None:
+    before = await (await client.get("/api/v1/nodes")).json()
+    response = await client.request(method, f"/api/v1/{target}", json=order)
+    assert response.status == status
+    assert (await problem(response))["detail"].startswith(detail)
+    after = await (await client.get("/api/v1/nodes")).json()
+    assert [(one["sources"], [*one["services"]]) for one in after["nodes"]] == [
+        (one["sources"], [*one["services"]]) for one in before["nodes"]
+    ]
+
+
+async def test_a_change_that_cannot_be_served_leaves_nothing_behind(
+    client: Client, supervisor: FakeSupervisor
+) -> None:
+    supervisor.unable = StartFailed("no worker starts")
+    response = await client.patch("/api/v1/nodes/node1", json={"weight": 5})
+    assert response.status == 422
+    assert (await problem(response))["problems"] == ["no worker starts"]
+    supervisor.unable = None
+    assert (await client.patch("/api/v1/nodes/node1", json={"max_connections": 9})).status == 200
+    assert await weights(client, "node1") == {"web": 2}
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("PATCH", "nodes/node1"),
+        ("PATCH", "services/web/nodes/node1"),
+        ("POST", "nodes"),
+        ("DELETE", "nodes/a"),
+    ],
+)
+async def test_neither_values_nor_nodes_change_during_a_start_or_a_stop(
+    client: Client, supervisor: FakeSupervisor, method: str, target: str
+) -> None:
+    supervisor.welcoming = False
+    name = target.replace("nodes/a", "nodes/node1")
+    assert (await client.request(method, f"/api/v1/{name}", json={})).status == 503
+
+
 # --- errors ---
 
 

@@ -72,6 +72,16 @@ async def test_nothing_is_probed_where_probes_are_off(cluster: Cluster, dead: st
     assert column(await serve(cluster, settings_of(dead)), State.HEALTH) == [UP]
 
 
+async def test_a_node_that_was_disabled_before_is_not_probed(cluster: Cluster, alive: str, dead: str) -> None:
+    cluster.begin_with({"b": AdminState.DISABLED}, [])
+    view = await serve(cluster, settings_of(alive, dead, probe="tcp"))
+    assert [row.watched.last is None for row in view.rows] == [False, True]
+    assert column(view, State.ADMIN) == [0, 2]
+    await cluster.look_at("b")
+    cluster.set_state("b", AdminState.READY)
+    assert column(view, State.HEALTH)[1] == DOWN
+
+
 async def test_health_is_as_it_was_at_the_last_end(tmp_path: Path, alive: str, dead: str) -> None:
     remember(tmp_path, {f"web a {alive}": False, f"web b {dead}": True})
     async with open_session() as session:

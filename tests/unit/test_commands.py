@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,37 @@ def test_columns_are_aligned_and_numbers_flush_right() -> None:
 def test_a_drain_shows_what_is_left_of_its_time_while_it_lasts() -> None:
     assert "drain, 12 s left" in [*table([drain(None, 12.4, state="drain")])][1]
     assert "left" not in [*table([drain("empty", None, state="disabled")])][1]
+
+
+def source(value: Any, configured: Any = None, at: float | None = None) -> dict[str, Any]:
+    kind = "configuration" if at is None else "run time"
+    who = None if at is None else "eve"
+    return {"value": value, "configured": configured, "source": kind, "changed_at": at, "changed_by": who}
+
+
+def test_what_was_changed_at_run_time_is_marked_and_told_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    web = node()["services"]["web"]
+    services = {
+        "web": web | {"sources": {"weight": source(2, 1, 10.0), "max_connections": source(0, 0)}},
+        "sites": web | {"sources": {"weight": source(2, 3, 20.0)}},
+        "mail": web | {"sources": {"weight": source(2, 2)}},
+    }
+    sources = {
+        "state": source("disabled", "ready", 0.0),
+        "weight": source(2, 1, 10.0),
+        "address": source("10.0.0.1", None, 5.0),
+    }
+    lines = [*table([node(state="disabled", services=services, sources=sources)])]
+    assert [line.split()[:2] for line in lines[1:4]] == [["node1*", "disabled*"]] * 3
+    assert [line.split()[5] for line in lines[1:4]] == ["2*", "2*", "2"]
+    assert lines[4:] == [
+        "* changed at run time: node1 state from ready to disabled, by eve, 1970-01-01 00:00:00",
+        "* changed at run time: node1 weight from 1 to 2, by eve, 1970-01-01 00:00:10",
+        "* changed at run time: node1 added, 10.0.0.1, by eve, 1970-01-01 00:00:05",
+        "* changed at run time: node1 in sites weight from 3 to 2, by eve, 1970-01-01 00:00:20",
+    ]
 
 
 def test_an_endpoint_that_is_ejected_or_never_probed_says_so() -> None:

@@ -176,13 +176,11 @@ class Cluster:
         for row in rows:
             if row.watched.key in self._watched or row.service.probe.type == "off":
                 continue
-            if self.states.get(row.config.node) is AdminState.DISABLED:  # probed when it is ready again
-                continue
             remembered = self._remembered.get(str(row.watched.key))
-            if remembered is None:
-                unknown.append(row)
-            else:
+            if remembered is not None:
                 row.watched.verdict.up = remembered
+            elif self.states.get(row.config.node) is not AdminState.DISABLED:  # probed when ready again
+                unknown.append(row)
         async with asyncio.TaskGroup() as probes:
             for row in unknown:
                 checker = self._make_checker(row)

@@ -1,0 +1,78 @@
+"""Drains that go on after a restart, and what is told when one has come to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trackproxy.control import drain as module
+from trackproxy.control.cluster import Cluster
+from trackproxy.control.drain import Drains
+from trackproxy.health.probes import open_session
+from trackproxy.settings import load
+
+COOKIE = {"mode": "cookie", "secrets": ["0123456789abcdef0123456789abcdef"]}
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
+    monkeypatch.setattr(module, "LOOK_S", 0.01)
+    async with open_session() as session:
+        cluster = Cluster(tmp_path, session)
+        yield cluster
+        cluster.stop()
+
+
+async def serve(cluster: Cluster, **more: Any) -> None:
+    service = {"protocol": "http", "listen": ["127.0.0.1:0"], "probe": {"type": "off"}, **more}
+    nodes = {"a": {"address": "127.0.0.1:9"}}
+    cluster.adopt(await cluster.view(load(None, {"nodes": nodes, "services": {"web": service}}), 1))
+
+
+async def over(drains: Drains) -> None:
+    async with asyncio.timeout(5):
+        await drains.of["a"].over.wait()
+
+
+async def test_a_drain_that_goes_on_waits_for_clients_that_may_have_our_cookie(cluster: Cluster) -> None:
+    await serve(cluster, sticky=COOKIE)
+    drains = Drains(cluster)
+    drain = drains.begin("a", 0.3, resumed=True)
+    await over(drains)
+    assert asyncio.get_running_loop().time() >= drain.deadline
+
+
+@pytest.mark.parametrize(
+    ("service", "how"),
+    [
+        ({}, {"resumed": True}),
+        ({"sticky": COOKIE}, {}),
+        ({"sticky": COOKIE}, {"sticky": "move", "resumed": True}),
+    ],
+    ids=["no cookies", "nobody has one", "they move"],
+)
+async def test_else_it_ends_once_the_node_is_empty(
+    cluster: Cluster, service: dict[str, Any], how: dict[str, Any]
+) -> None:
+    await serve(cluster, **service)
+    drains = Drains(cluster)
+    drain = drains.begin("a", 600.0, **how)
+    await over(drains)
+    assert drain.outcome == "empty"
+
+
+async def test_the_end_of_a_drain_is_told_unless_somebody_decided_otherwise(cluster: Cluster) -> None:
+    await serve(cluster)
+    drains, told = Drains(cluster), list[str]()
+    drains.on_disabled = told.append
+    drains.begin("a", 600.0)
+    drains.forget("a")
+    await over(drains)
+    assert told == []
+    drains.begin("a", 600.0)
+    await over(drains)
+    assert told == ["a"]
