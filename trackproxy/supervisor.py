@@ -213,7 +213,7 @@ class Supervisor:
         self.cluster.take_over(handover.states, handover.endpoints, counted=None not in boards)
         self._generations.adopt(handover.generations, boards, self._start.settings)
         for drain in handover.drains:
-            self.drains.begin(*drain)
+            self.drains.begin(*drain, resumed=True)
 
     def heed_signals(self) -> None:
         """Stop at SIGTERM or SIGINT, at once at the second; reload at SIGHUP; upgrade at SIGUSR2."""

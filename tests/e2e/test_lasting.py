@@ -116,7 +116,7 @@ async def test_a_drain_goes_on_with_its_deadline_and_its_sticky_clients(
 
 async def test_a_drain_that_has_come_to_its_end_has_disabled_the_node_for_good(stage: Stage) -> None:
     await stage.add("out", "on")
-    await stage.start()
+    await stage.start(service=COOKIES)  # one that went on would last up to its deadline
     await ready(stage)
     await say(stage, "drain", "out", "--timeout", "5m")
     await again(stage, signal.SIGKILL)
@@ -139,6 +139,13 @@ async def test_an_upgrade_hands_states_over_and_keeps_what_the_store_did_not_hav
     assert (seen["off"]["state"], seen["on"]["weight"]) == ("disabled", 3)
     await again(stage, signal.SIGKILL)
     assert (await stage.look())["off"]["state"] == "disabled"
+
+
+async def test_trying_the_program_out_reads_and_writes_nothing(stage: Stage) -> None:
+    await stage.add("one")
+    stage.write()
+    await say(stage, "serve", "--trial", "1")
+    assert not (stage.folder / "state").exists()
 
 
 # --- values ---

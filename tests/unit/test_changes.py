@@ -65,6 +65,22 @@ async def test_what_was_kept_is_served_after_a_restart_unless_the_file_has_chang
     }
 
 
+async def test_a_second_process_leaves_what_the_first_one_keeps_alone(
+    changes: Changes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await changes.keep(changes.values("a", "", {"weight": 5}, "eve"))
+    other = settings_of(z=1)
+    second = await Changes.open(tmp_path, other)
+    assert "state.sqlite3: what operators change is not kept" in caplog.text
+    assert "it is another trackproxy's; set state_dir" in caplog.text
+    await second.served(other, second.over(other))
+    await second.keep(second.values("z", "", {"weight": 7}, "bob"))
+    assert "node/z: weight 7, set by bob: in force, but not on disk" in caplog.text
+    assert second.of_value("z", "weight").resolved.value == 7
+    await second.close()
+    assert weights(await after_a_restart(changes, tmp_path, settings_of(a=1, b=1))) == {"a": 5, "b": 1}
+
+
 async def test_a_removal_takes_what_was_set_for_the_node_along(changes: Changes) -> None:
     await changes.keep(changes.addition("c", "10.0.0.9", {}, "eve"))
     await changes.keep(changes.values("c", "", {"weight": 5}, "eve"))

@@ -13,6 +13,7 @@ from trackproxy.control import drain as module
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drains
 from trackproxy.health.probes import open_session
+from trackproxy.pool.nodes import AdminState
 from trackproxy.settings import load
 
 COOKIE = {"mode": "cookie", "secrets": ["0123456789abcdef0123456789abcdef"]}
@@ -63,6 +64,17 @@ async def test_else_it_ends_once_the_node_is_empty(
     drain = drains.begin("a", 600.0, **how)
     await over(drains)
     assert drain.outcome == "empty"
+
+
+async def test_a_stop_is_not_the_end_of_a_drain(cluster: Cluster) -> None:
+    await serve(cluster, sticky=COOKIE)
+    drains, told = Drains(cluster), list[str]()
+    drains.on_disabled = told.append
+    drain = drains.begin("a", 600.0, resumed=True)
+    cluster.leave(cluster.views[0])
+    await asyncio.wait({*drains._tasks.values()}, timeout=5)
+    assert (drain.outcome, told) == (None, [])
+    assert cluster.states["a"] is AdminState.DRAIN
 
 
 async def test_the_end_of_a_drain_is_told_unless_somebody_decided_otherwise(cluster: Cluster) -> None:

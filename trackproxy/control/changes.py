@@ -2,12 +2,16 @@
 
 A change of values or nodes is a `Plan`: serve its settings, then `keep` it. One that cannot be served has
 changed nothing, on disk neither; one that was served and not yet kept has not been answered.
+
+A folder is one process's: a second one with other settings would take for outdated what the first one keeps.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -79,7 +83,9 @@ class Origin:
 class Changes:
     """What was changed at run time, over the settings that were loaded last."""
 
-    def __init__(self, store: Store, loaded: Settings) -> None:
+    def __init__(self, store: Store, loaded: Settings, lock: int = -1) -> None:
+        """LOCK: a descriptor that keeps others away, to be closed at the end."""
+        self._lock = lock
         self._store = store
         self._loaded = loaded
         self._base = apply(loaded, [], store.nodes()).settings
@@ -87,8 +93,12 @@ class Changes:
 
     @classmethod
     async def open(cls, folder: Path, loaded: Settings) -> Changes:
-        """Read what is kept in FOLDER; whoever opens it closes it."""
-        return cls(await Store.open(folder), loaded)
+        """Read what is kept in FOLDER, unless that is another process's; whoever opens it closes it."""
+        try:
+            lock = _locked(folder)
+        except BlockingIOError:
+            return cls(await Store.open(folder, taken=True), loaded)
+        return cls(await Store.open(folder), loaded, lock)
 
     # --- settings ---
 
@@ -182,9 +192,8 @@ class Changes:
 
     def of_state(self, node: str, value: str) -> Origin:
         """Say whose the state of NODE is, which is VALUE."""
-        id_ = ("overrides", node_scope(node), "state")
-        one = next((one for one in self._store.overrides() if one.id == id_), None)
-        return Origin(_resolved(value, one if value != READY else None), READY)
+        one = self._store.find(("overrides", node_scope(node), "state"))
+        return Origin(_resolved(value, one if isinstance(one, Override) and value != READY else None), READY)
 
     def of_endpoint(self, node: str, service: str, key: str, value: int) -> Origin:
         """Say whose a VALUE is that is in force for NODE in one SERVICE."""
@@ -195,8 +204,8 @@ class Changes:
 
     def of_address(self, name: str) -> Origin | None:
         """Say what NODE was added as, and by whom; None if the configuration has it."""
-        one = next((node for node in self._store.nodes() if node.name == name), None)
-        if one is None or name in self._loaded.nodes:
+        one = self._store.find(("nodes", name))
+        if not isinstance(one, Added) or name in self._loaded.nodes:
             return None
         return Origin(Resolved(one.address, "run time", one.added_at, one.added_by), None)
 
@@ -220,6 +229,29 @@ class Changes:
     async def close(self) -> None:
         """Do what was asked for, and end."""
         await self._store.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def _locked(folder: Path) -> int:
+    """Return a descriptor that has FOLDER to itself, -1 if that cannot be had; raises BlockingIOError.
+
+    It ends with the process, whatever ends that, and with an upgrade (execve).
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return -1  # the database says what is wrong with it
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        if isinstance(error, BlockingIOError):
+            raise
+        return -1  # a file system without locks
+    return lock
 
 
 async def _kept(work: Awaitable[None], line: str) -> None:

@@ -80,22 +80,30 @@ class Database:
         self._path = folder.absolute() / FILE
         self._rows: Mapping[Id, Row] = {}
         self._unkept: dict[Id, Row | None] = {}
+        self._taken = False
         self.writable = True
 
     @classmethod
-    def open(cls, folder: Path) -> Database:
+    def open(cls, folder: Path, *, taken: bool = False) -> Database:
         """Read what is kept in FOLDER, which is made on demand; what goes wrong is only logged.
 
-        A file that is broken, or of a newer version, is moved aside.
+        A file that is broken, or of a newer version, is moved aside. taken: it is another process's, so it is
+        neither read nor written.
         """
         database = cls(folder)
+        database._taken = taken
         try:
             database.keep()
         except NotKept:
-            database._read_only()
+            if not taken:
+                database._read_only()
         return database
 
     # --- what is known ---
+
+    def find(self, id_: Id) -> Row | None:
+        """Return one row, None if there is none."""
+        return self._rows.get(id_)
 
     def overrides(self) -> list[Override]:
         """Return all values that were set at run time, by scope and key."""
@@ -174,6 +182,8 @@ class Database:
     # --- the file ---
 
     def _exchange_or_begin_anew(self) -> None:
+        if self._taken:
+            raise OSError("it is another trackproxy's; set state_dir")
         try:
             self._exchange()
         except _Unusable as error:

@@ -103,6 +103,9 @@ class Drains:
                 del self._tasks[node]
                 drain.end("ended otherwise")
                 return
+            if not self._cluster.views:  # a stop has ended all workers: the next program goes on with it
+                del self._tasks[node]
+                return
             left = self._cluster.left([node])[node]
             open_ = left["requests"] + left["tunnels"] + left["sessions"]
             waits = drain.sticky == "keep" and self._cluster.has_sticky_clients(node, ever=drain.resumed)

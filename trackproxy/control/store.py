@@ -27,13 +27,17 @@ class Store:
         self._thread = ThreadPoolExecutor(1, "database")
 
     @classmethod
-    async def open(cls, folder: Path) -> Store:
+    async def open(cls, folder: Path, *, taken: bool = False) -> Store:
         """See `Database.open`."""
-        return cls(await asyncio.to_thread(Database.open, folder))
+        return cls(await asyncio.to_thread(partial(Database.open, folder, taken=taken)))
 
     @property
     def writable(self) -> bool:
         return self._database.writable
+
+    def find(self, id_: Id) -> Row | None:
+        """Return one row, None if there is none; changes that are awaited are not made yet."""
+        return self._database.find(id_)
 
     def overrides(self) -> list[Override]:
         """Return the values set at run time, changes that are awaited not among them."""
