@@ -155,6 +155,7 @@ class Changes:
         gone: dict[Id, Row | None] = {("nodes", name): None}
         gone |= {one.id: None for one in self._store.overrides() if one.scope.rpartition("/")[2] == name}
         plan = self._plan(gone, f"node/{name}: removed by {who}")
+        # Not as planned: a state may be set until then, and would be that of the next node of this name.
         return Plan(plan.applied, lambda: self._store.remove_node(name), plan.line)
 
     def _plan(self, rows: Mapping[Id, Row | None], line: str) -> Plan:
