@@ -261,8 +261,8 @@ def test_a_disabled_node_gets_nothing_until_it_is_ready_again(cluster: Cluster, 
 def test_an_unknown_node_is_one_sentence(cluster: Cluster) -> None:
     cluster.write("node1")
     with cluster.serving():
-        for verb in ("drain", "disable", "ready"):
-            done = cluster.command(verb, "nod1")
+        for verb, *words in (["drain"], ["disable"], ["ready"], ["weight", "2"], ["limit", "2"], ["remove"]):
+            done = cluster.command(verb, "nod1", *words)
             assert (done.returncode, done.stdout) == (1, "")
             assert done.stderr == 'trackproxy: nod1: unknown node, did you mean "node1"?\n'
 
@@ -345,7 +345,20 @@ def test_a_wrong_timeout_is_a_problem(cluster: Cluster) -> None:
 # --- where trackproxy is reached ---
 
 
-@pytest.mark.parametrize("words", [["reload"], ["nodes"], ["drain", "a"], ["disable", "a"], ["ready", "a"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["reload"],
+        ["nodes"],
+        ["drain", "a"],
+        ["disable", "a"],
+        ["ready", "a"],
+        ["weight", "a", "1"],
+        ["limit", "a", "config"],
+        ["add", "a", "10.0.0.1"],
+        ["remove", "a"],
+    ],
+)
 def test_if_nobody_is_there_a_command_says_where_it_looked(cluster: Cluster, words: list[str]) -> None:
     cluster.write("node1")
     done = cluster.command(*words)
@@ -427,6 +440,13 @@ def test_a_stop_that_drains_is_told_and_not_disturbed(cluster: Cluster, workers:
         cluster.nodes["node1"].go_on.set()
         assert answer.result(DEADLINE_S).body == b"node1"
         assert proxy.process.wait(DEADLINE_S) == 0
+
+
+@pytest.mark.parametrize("number", ["-1", "1.5", "all", "1e9"])
+def test_a_weight_is_a_number_or_the_configurations(number: str) -> None:
+    done = run("weight", "a", "--", number)
+    assert done.returncode == 2
+    assert f'give a whole number, or "config", not "{number}"' in " ".join(done.stderr.split())
 
 
 def test_there_must_be_a_file_to_watch() -> None:
