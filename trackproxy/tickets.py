@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 PERIOD_S = 43_200  # half a day: for so long a stolen key opens what was recorded
 KEY_BYTES = 80  # name 16, HMAC 32, AES 32 (OpenSSL 1.1.0 and newer)
 
-GET_KEYS, SET_KEYS = 58, 59  # SSL_CTRL_GET_TLSEXT_TICKET_KEYS and SET in openssl/ssl.h
+# Of openssl/ssl.h: SSL_CTRL_SET_SESS_CACHE_MODE, SSL_CTRL_GET_TLSEXT_TICKET_KEYS and SET.
+SET_CACHE, GET_KEYS, SET_KEYS = 44, 58, 59
+CACHE_OFF = 0
 
 
 class Tickets:
@@ -101,6 +103,8 @@ def _set_keys(context: ssl.SSLContext, keys: bytes) -> None:
     taken = ctypes.create_string_buffer(KEY_BYTES)
     if library.SSL_CTX_ctrl(address, GET_KEYS, KEY_BYTES, taken) != 1 or taken.raw != keys:
         raise _Unexpected("OpenSSL has other keys than it was given")
+    # What a ticket says need not be remembered: 20,480 sessions in each listener's context otherwise.
+    library.SSL_CTX_ctrl(address, SET_CACHE, CACHE_OFF, None)
 
 
 def _address(context: ssl.SSLContext) -> int:

@@ -47,6 +47,7 @@ class Connection(asyncio.Protocol):
         self.begun_at = 0.0
         self._rests = load.kind != "busy" or place % 4 == 3
         self._buffer = b""
+        self._new = True  # nothing was answered on it yet
         self._pause: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -92,6 +93,7 @@ class Connection(asyncio.Protocol):
         elif body != body_of(self.number):
             self.load.fail(self, "wrong", repr(body[:200]))
         else:
+            self._new = False
             self.load.answered(self, head)
         self.number, self._buffer = 0, b""
         if head.closes or self.load.fresh:
@@ -103,6 +105,10 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self not in self.load.open:
+            return
+        if self.number and self._new and not self._buffer and self.load.leaving:
+            self.load.tally.refused += 1  # the kernel took it, after the last look of who was leaving
+            self._end()
             return
         if self.number:
             self.load.fail(self, "lost", f"{exc!r} after {len(self._buffer)} bytes")
