@@ -179,7 +179,7 @@ class Step:
         for group in self._groups():
             rows = slice(start, start + len(group.endpoints))
             group.refresh = partial(self._refresh, self._seats[rows], rows)
-            group.ejections.out = partial(self._count_out, rows)
+            group.ejections.others_out = partial(self._count_others_out, rows)
             start = rows.stop
 
     def _refresh(self, seats: list[_Seat], rows: slice) -> None:
@@ -189,9 +189,11 @@ class Step:
         for seat, active in zip(seats, self._board.active_elsewhere(self._number, rows), strict=True):
             seat.group.balancer.set_elsewhere(seat.endpoint, active)
 
-    def _count_out(self, rows: slice, now: float) -> int:
-        """Return how many of these endpoints are left out NOW: another worker may have been first."""
-        return sum(until_ms > now * 1000 for until_ms in self._board.ejected_until()[rows])
+    def _count_others_out(self, rows: slice, endpoint: Endpoint, now: float) -> int:
+        """Return how many of these but ENDPOINT are left out NOW: another worker may have been first."""
+        until_ms = self._board.ejected_until()
+        until_ms[endpoint.index] = 0
+        return sum(one > now * 1000 for one in until_ms[rows])
 
     # --- silence ---
 

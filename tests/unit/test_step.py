@@ -270,3 +270,12 @@ def test_what_another_worker_has_just_ejected_counts_before_the_next_beat() -> N
     stage.board.counters(1, 0)[Counter.EJECTED_UNTIL] = 0
     stage.service.groups[0].ejections.failed(stage.endpoints[1], Cause.LOST)
     assert stage.endpoints[1].ejected
+
+
+def test_what_another_worker_has_just_ejected_is_ejected_here_too() -> None:
+    stage = Stage(nodes=2, workers=2, outliers={"failures": 1, "max_ejected": 50})
+    stage.beat()
+    stage.board.counters(1, 1)[Counter.EJECTED_UNTIL] = int((stage.loop.now_s + 10) * 1000)
+    stage.service.groups[0].ejections.failed(stage.endpoints[1], Cause.LOST)
+    assert stage.endpoints[1].ejected
+    assert stage.endpoints[1].cells[Counter.EJECTED_UNTIL]

@@ -39,16 +39,18 @@ class Ejections:
         self._sweep = sweep
         self._changed = changed
         self.alert: Callable[[Endpoint], None] = _nobody
-        self.out: Callable[[float], int] = self._out_here  # how many are left out now, at any worker
+        # How many others are left out now, at any worker.
+        self.others_out: Callable[[Endpoint, float], int] = self._others_out_here
         self.outliers = {endpoint: Outlier(rules) for endpoint in balancer.endpoints}
 
-    def _out_here(self, now: float) -> int:
-        return sum(endpoint.ejected for endpoint in self._balancer.endpoints)
+    def _others_out_here(self, endpoint: Endpoint, now: float) -> int:
+        return sum(other.ejected for other in self._balancer.endpoints if other is not endpoint)
 
     def failed(self, endpoint: Endpoint, cause: Cause, detail: str = "") -> None:
         """Take a failure of ENDPOINT; eject it if that was one too many."""
         now, endpoints = self._sweep.time(), self._balancer.endpoints
-        may = may_eject(self.out(now), len(endpoints), self._rules.max_ejected, cause)
+        others = self.others_out(endpoint, now)
+        may = may_eject(others + endpoint.ejected, len(endpoints), self._rules.max_ejected, cause)
         ejection_s = self.outliers[endpoint].failed(cause, now, may=may)
         if ejection_s is None:
             return
