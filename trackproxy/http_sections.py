@@ -162,11 +162,6 @@ class HttpService(Service):
         return [*self.listen, *self.tls.listen]
 
     @property
-    def tls_listeners(self) -> int:
-        """How many of the listeners, at the end, are for TLS."""
-        return len(self.tls.listen)
-
-    @property
     def all_routes(self) -> list[Route]:
         """Your routes, then those of the preset in its order.
 

@@ -37,7 +37,7 @@ def measure_probing(cores: Cores, folder: Path) -> Probing:
         file.write_text("workers = 1\n" + "".join(rows) + service)
         command = Command("trackproxy", [str(TRACKPROXY), "serve", "-c", str(file)], cores.proxy, {})
         with running(command, port, folder) as pid:
-            time.sleep(SETTLE_S)
+            time.sleep(SETTLE_S)  # a spare process of another program: nothing tells when it is there
             return _watch(pid)
 
 

@@ -113,7 +113,7 @@ def test_the_examples_in_the_example_configuration_are_right(tmp_path: Path) -> 
     service = web(load(tmp_path / "t.toml"))
     assert [route.name for route in service.routes] == ["archive", "click"]
     assert service.sticky.mode == "cookie"
-    assert service.tls_listeners == 1
+    assert len(service.tls.listen) == 1
 
 
 def test_the_examples_in_the_cluster_configuration_are_right(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ LONG_S = 86_400.0  # the deadlines of a connection are the Edge's
 class Arrivals:
     """The entrances of one service.
 
-    context: for TLS, None without it. shaking: connections of which no Edge knows yet.
+    context: for TLS, None without it.
     """
 
     def __init__(self, service: Service, poller: Poller, context: ssl.SSLContext | None) -> None:

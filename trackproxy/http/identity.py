@@ -70,7 +70,7 @@ class Trust:
 
     def trusts(self, host: str) -> bool:
         """Whether HOST is in one of the networks; what is no address is not."""
-        return len(host) <= ADDRESS_LENGTH and self._believed(host)
+        return bool(self._networks) and len(host) <= ADDRESS_LENGTH and self._believed(host)
 
     def _look(self, host: str) -> bool:
         address = _address(host)

@@ -92,11 +92,6 @@ class Matcher:
         raise AssertionError("a chain ends with what is certain")
 
 
-def check_regex(text: str) -> None:
-    """Raise ValueError, which says what is wrong and where, if TEXT is not a regular expression."""
-    _compiled(text)
-
-
 def normalised(path: bytes) -> bytes:
     """Return PATH, which begins with "/" and has no query, as a node may come to read it.
 

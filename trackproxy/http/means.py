@@ -68,18 +68,20 @@ class Means:
         return context
 
     def _look(self) -> None:
-        """Notice new certificates, and change the keys of tickets when it is time."""
-        if self._timer is not None:
-            self._timer.cancel()
-        for certificates in self._certificates:
-            for line in certificates.look():
-                log.info("%s", line)
-        now_s = time.time()
-        if self._tickets is not None and self._tickets.due(now_s):
-            for context in self._contexts:
-                self._tickets.apply(context, now_s)
-        behind = any(certificates.behind for certificates in self._certificates)
-        self._timer = asyncio.get_running_loop().call_later(BEHIND_S if behind else LOOK_S, self._look)
+        """Notice new certificates, and change the keys of tickets when it is time; again and again."""
+        self.stop()
+        try:
+            for certificates in self._certificates:
+                for line in certificates.look():
+                    log.info("%s", line)
+            now_s = time.time()
+            if self._tickets is not None and self._tickets.due(now_s):
+                for context in self._contexts:
+                    self._tickets.apply(context, now_s)
+        finally:  # one failure must not be the end of all looking
+            behind = any(certificates.behind for certificates in self._certificates)
+            wait_s = BEHIND_S if behind else LOOK_S
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
 
     def stop(self) -> None:
         """Look at nothing any more."""

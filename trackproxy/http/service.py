@@ -94,18 +94,12 @@ class Service:
         self.limits_connections = self.quotas is not None and self.quotas.limits_connections
         self._gate = Gate(settings, self.routes, self.quotas)
         self._gated = self._gate.needed
-        self._strict = b""
-        if settings.tls.listen and settings.tls.hsts:
-            self._strict = b"Strict-Transport-Security: max-age=%d\r\n" % settings.tls.hsts
+        self._strict = _strict_line(settings)
         self._special = bool(self._gated or self._strict or settings.trusted_proxies)
         self._arrivals: Arrivals | None = None
         if means is not None and (settings.tls.listen or settings.accept_proxy_protocol):
             self._arrivals = Arrivals(self, means.poller(), means.context(settings.tls))
-        patterns = [
-            Pattern(tuple(one.host), tuple(one.path), one.regex, tuple(one.method))
-            for one in settings.all_routes
-        ]
-        self._find = Matcher(patterns).find if patterns else None
+        self._find = _finder(settings)
         self.open: set[Edge | Tunnel | Linger] = set()
         self.upstreams = 0
         self.draining = False
@@ -398,6 +392,21 @@ def _cookies_of(settings: Iterable[HttpService]) -> tuple[frozenset[bytes], froz
     named = {(one.sticky.mode, one.sticky.name.encode()) for one in settings if one.sticky}
     ours = frozenset(name for mode, name in named if mode == "cookie")
     return ours, ours | {name for mode, name in named if mode == "app_cookie"}
+
+
+def _finder(settings: HttpService) -> Callable[[bytes, bytes, bytes | None], int] | None:
+    """Return what finds the number of a request's route, see `Matcher.find`; None if there are no routes."""
+    patterns = [
+        Pattern(tuple(one.host), tuple(one.path), one.regex, tuple(one.method)) for one in settings.all_routes
+    ]
+    return Matcher(patterns).find if patterns else None
+
+
+def _strict_line(settings: HttpService) -> bytes:
+    """Return what tells browsers to come with TLS only (RFC 6797, 6.1), nothing unless that is wanted."""
+    if not settings.tls.listen or not settings.tls.hsts:
+        return b""
+    return b"Strict-Transport-Security: max-age=%d\r\n" % settings.tls.hsts
 
 
 def _nothing() -> None:
