@@ -6,11 +6,15 @@ An exception in a protocol callback is only logged by a loop. Here it fails the 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 import uvloop
+
+# Tests run side by side, and beside a trackproxy that somebody uses: who wants the admin endpoint says where.
+os.environ["TRACKPROXY_ADMIN__LISTEN"] = ""
 
 _unhandled: list[str] = []
 

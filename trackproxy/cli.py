@@ -117,6 +117,7 @@ def serve(
         load_again if config else None,
         watch=file_watch,
         take_over=take_over,
+        config=config and config.absolute(),
     )
     raise typer.Exit(_serve(start, trial=trial))
 
@@ -199,13 +200,16 @@ def demo(
     mail: Annotated[
         str, typer.Option(callback=_demo_place_or_none, help='Where to take mail (SMTP); "" is nowhere.')
     ] = "127.0.0.1:8025",
+    admin: Annotated[
+        str, typer.Option(callback=_demo_place_or_none, help='Where the dashboard is; "" is nowhere.')
+    ] = "127.0.0.1:8400",
     balance: Annotated[str, typer.Option(help="How a node is picked.")] = "round_robin",
 ) -> None:
     """Serve three demo nodes in this process, and show what to try."""
     from trackproxy import demo as demo_nodes
     from trackproxy.supervisor import Start
 
-    places = demo_nodes.Places(listen, news, mail)
+    places = demo_nodes.Places(listen, news, mail, admin)
     with demo_nodes.open_sockets(places) as sockets, TemporaryDirectory(prefix="trackproxy-demo-") as folder:
         banner = demo_nodes.banner(places, _own_name(), Path(folder, CONTROL_SOCKET))
         settings = _load(None, demo_nodes.overrides(places, balance, sockets, folder))

@@ -36,12 +36,17 @@ NEVER_CACHED = {"Cache-Control": "no-cache, no-store, must-revalidate, max-age=0
 BANNER = """\
 trackproxy demo: three nodes in this process. X-Demo-Node or a greeting says which one answered.
 
-{services}
+{services}{dashboard}
   the nodes:       {command} nodes --socket {socket}
                    {command} drain node1 --sticky move --socket {socket}
                    (likewise: disable node1, ready node1)
 
 Ctrl-C ends it."""
+
+ADMIN = "127.0.0.1:8400"  # as without any settings: if it is taken, there is a warning and no dashboard
+DASHBOARD = """
+  the dashboard:   {url}
+"""
 
 # By service. url: with what curl reaches it.
 TO_TRY = {
@@ -73,6 +78,7 @@ class Places:
     web: str
     news: str = ""
     mail: str = ""
+    admin: str = ""
 
     @property
     def services(self) -> dict[str, str]:
@@ -184,6 +190,7 @@ def overrides(places: Places, balance: str, sockets: Sockets, folder: str) -> di
     return {
         "workers": 1,
         "state_dir": folder,
+        **({} if places.admin == ADMIN else {"admin": {"listen": places.admin}}),
         "nodes": {name: {"address": "127.0.0.1"} for name in NODES},
         "services": {
             service: {
@@ -226,7 +233,9 @@ def banner(places: Places, command: str, socket_path: Path) -> str:
     COMMAND: how this program is called. SOCKET_PATH: where it answers commands.
     """
     to_try = (TO_TRY[service].format(url=_url(service, place)) for service, place in places.services.items())
-    return BANNER.format(services="\n".join(to_try), command=command, socket=socket_path)
+    dashboard = DASHBOARD.format(url=f"http://{places.admin}/") if places.admin else ""
+    services = "\n".join(to_try)
+    return BANNER.format(services=services, dashboard=dashboard, command=command, socket=socket_path)
 
 
 def _url(service: str, place: str) -> str:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
+from trackproxy.admin_sections import Admin
 from trackproxy.errors import ConfigError
 from trackproxy.explain import KeyPath, Problem, problems_of, unknown_key
 from trackproxy.http_sections import HttpService
@@ -55,6 +56,7 @@ class Settings(Section):
     shutdown_delay: Pause = Field(
         default=0, description="On SIGTERM: how long to serve on, not ready any more, before that."
     )
+    admin: Admin = Field(default=Admin(), description="The admin endpoint: API, dashboard, metrics.")
     nodes: dict[Name, NodeSettings] = Field(min_length=1, description="The cluster, for every service.")
     services: dict[Name, Annotated[AnyService, Field(discriminator="protocol")]] = Field(
         min_length=1, description="What clients connect to."
@@ -185,6 +187,7 @@ def contradictions(settings: Settings) -> Iterator[Problem]:
         if overlap(first, second):
             yield Problem(path, f'"{second}" is taken by the listener "{first}"')
     yield from _shared_ports(settings)
+    yield from (Problem(path, text) for path, text in settings.admin.contradictions())
 
 
 def _endpoint_problems(settings: Settings, path: KeyPath, service: AnyService) -> Iterator[Problem]:
@@ -269,3 +272,5 @@ def _listeners(settings: Settings) -> Iterator[tuple[KeyPath, Address]]:
             yield ("services", name, "listen", index), address
         for index, address in enumerate(service.listeners[len(service.listen) :]):
             yield ("services", name, "tls", "listen", index), address
+    if settings.admin.is_wanted and settings.admin.is_chosen:
+        yield ("admin", "listen"), settings.admin.listen

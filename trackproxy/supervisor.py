@@ -11,13 +11,18 @@ import asyncio
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
 
+from trackproxy.admin.api import application
+from trackproxy.admin.listener import AdminListener
+from trackproxy.admin.overview import Outcome
 from trackproxy.admin.unix_socket import reachable
 from trackproxy.control import generations
 from trackproxy.control.activation import Notifier, activated_sockets
@@ -30,6 +35,7 @@ from trackproxy.control.generations import Generations, count_workers
 from trackproxy.control.listeners import Listeners, by_place
 from trackproxy.control.memory import state_folder
 from trackproxy.control.overrides import Wanted
+from trackproxy.control.recent import LOOK_S, Looks
 from trackproxy.control.sharing import Sharing
 from trackproxy.control.takeover import FORMAT, Handover, become, receive, try_out
 from trackproxy.control.tasks import Tasks
@@ -57,7 +63,7 @@ class Start:
     settings: what to serve. load: reads them again for a reload and raises ConfigError; None if they did not
     come from a file. companion: entered in the event loop before the first request, left after the last one.
     banner: printed once clients can connect. take_over: the descriptor that the program before has left.
-    watch: has the settings read again when their file has changed.
+    watch: has the settings read again when their file has changed. config: that file.
     """
 
     settings: Settings
@@ -66,6 +72,7 @@ class Start:
     banner: str = ""
     take_over: int = 0
     watch: FileWatch | None = None
+    config: Path | None = None
 
 
 def serve(start: Start) -> int:
@@ -91,7 +98,8 @@ async def _serve(start: Start) -> int:
         handover = receive(start.take_over) if start.take_over else None
         supervisor = Supervisor(start, cluster, changes)
         supervisor.heed_signals()
-        await stack.enter_async_context(reachable(supervisor, folder))
+        await stack.enter_async_context(reachable(application(supervisor), folder))
+        stack.push_async_callback(supervisor.admin.close)
         await supervisor.start(handover)
         await supervisor.stopped.wait()
         await supervisor.stop()
@@ -116,7 +124,8 @@ def rehearse(start: Start, handover_format: int) -> int:
 class Supervisor:
     """Everything that outlives a configuration.
 
-    welcoming: whether new clients are welcome.
+    welcoming: whether new clients are welcome. started_at: seconds of the wall clock. reloaded: what came of
+    the last reload. admin: where it is reached from outside.
     stopped: set by the first signal to stop, hurried by the second.
     """
 
@@ -125,11 +134,15 @@ class Supervisor:
         self._notifier = Notifier()
         self._reloading = asyncio.Lock()
         self._tasks = Tasks()
-        self._generations = Generations(cluster, self._tasks)
+        self.generations = Generations(cluster, self._tasks)
         self.cluster = cluster
         self.changes = changes
         self.drains = Drains(cluster)
         self.drains.on_disabled = self._drained
+        self.looks = Looks(cluster.totals)
+        self.started_at = time.time()
+        self.reloaded: Outcome | None = None
+        self.admin = AdminListener(application(self))
         self.welcoming = False
         self.stopped = asyncio.Event()
         self.hurried = asyncio.Event()
@@ -170,14 +183,14 @@ class Supervisor:
         await self._keep_handed(handover)
 
     async def _begin_anew(self) -> None:
-        self._generations.listeners = Listeners(by_place(activated_sockets()))
-        given = {*self._generations.listeners.rows}
+        self.generations.listeners = Listeners(by_place(activated_sockets()))
+        given = {*self.generations.listeners.rows}
         wanted = self.changes.states()
         moving = [node for node, one in wanted.items() if one.sticky == "move"]
         self.cluster.begin_with({node: one.state for node, one in wanted.items()}, moving)
         await self._serve_loaded(self._start.settings)
         self._resume()
-        for place in given - {*self._generations.listeners.rows}:
+        for place in given - {*self.generations.listeners.rows}:
             log.warning("the service manager's socket %s fits no listener of the settings", place)
 
     def _resume(self) -> None:
@@ -194,7 +207,13 @@ class Supervisor:
     async def _serve_loaded(self, loaded: Settings) -> Generation:
         """Serve settings that were LOADED, with what was changed at run time; raises as `switch` does."""
         applied = self.changes.over(loaded)
-        generation = await self._generations.switch(applied.settings)
+        place = self.admin.prepare(loaded.admin)
+        try:
+            generation = await self.generations.switch(applied.settings)
+        except BaseException:
+            self.admin.discard(place)
+            raise
+        await self.admin.move(place)
         await self.changes.served(loaded, applied)
         return generation
 
@@ -208,10 +227,10 @@ class Supervisor:
 
     def _adopt(self, handover: Handover) -> None:
         """Take over sockets and workers; the last generation among them serves until ours does."""
-        self._generations.listeners = Listeners(handover.rows)
+        self.generations.listeners = Listeners(handover.rows)
         boards = [one.open_board() for one in handover.generations]
         self.cluster.take_over(handover.states, handover.endpoints, counted=None not in boards)
-        self._generations.adopt(handover.generations, boards, self._start.settings)
+        self.generations.adopt(handover.generations, boards, self._start.settings)
         for drain in handover.drains:
             self.drains.begin(*drain, resumed=True)
 
@@ -246,7 +265,7 @@ class Supervisor:
 
     def _must_go_on(self, undone: str) -> None:
         """Raise StartFailed if we are on our way out; UNDONE: what is not done then."""
-        if self.stopped.is_set() or not self._generations.running:  # none: the start has failed
+        if self.stopped.is_set() or not self.generations.running:  # none: the start has failed
             log.warning("%s: this trackproxy is stopping", undone)
             raise StartFailed("this trackproxy is stopping")
 
@@ -260,6 +279,19 @@ class Supervisor:
                 self._notifier.ready(self._status())
 
     async def _reload(self) -> str:
+        """Reload, and note what came of it."""
+        ok, outcome = False, ""
+        try:
+            outcome = await self._load_again()
+            ok = True
+        except TrackproxyError as error:
+            outcome = str(error)
+            raise
+        finally:
+            self.reloaded = Outcome(time.time(), ok, outcome)
+        return outcome
+
+    async def _load_again(self) -> str:
         try:
             if self._start.load is None:
                 raise ConfigError(
@@ -283,13 +315,13 @@ class Supervisor:
         Raises UpgradeFailed if that would not start; everything is as before then.
         """
         async with self._reloading:
-            if self.stopped.is_set() or not self._generations.running:
+            if self.stopped.is_set() or not self.generations.running:
                 log.warning("not upgraded: this trackproxy is stopping")
                 raise UpgradeFailed("this trackproxy is stopping")
             log.info("upgrading: trying the new program")
             try:
-                serving = self._generations.serving
-                inside = not all(generation.count for generation in self._generations.running)
+                serving = self.generations.serving
+                inside = not all(generation.count for generation in self.generations.running)
                 if self._start.companion is not nullcontext or inside:
                     raise UpgradeFailed("it takes workers in processes of their own, and no demo")
                 if len(serving.children()) < serving.count:
@@ -305,17 +337,41 @@ class Supervisor:
 
     def _handover(self) -> Handover:
         states, endpoints = self.cluster.hand_over()
-        running = self._generations.hand_over()
-        return Handover(self._generations.listeners.rows, running, states, endpoints, self.drains.under_way())
+        running = self.generations.hand_over()
+        return Handover(self.generations.listeners.rows, running, states, endpoints, self.drains.under_way())
 
     def _status(self) -> str:
-        settings = self._generations.serving.settings
+        settings = self.generations.serving.settings
         counts = {
             "service": len(settings.services),
             "node": len(settings.nodes),
             "worker": count_workers(settings),
         }
         return ", ".join(f"{count} {thing}{'s' * (count != 1)}" for thing, count in counts.items())
+
+    # --- what is told ---
+
+    @property
+    def config(self) -> str | None:
+        """The file of the settings, None without one."""
+        return str(self._start.config) if self._start.config else None
+
+    @property
+    def state_dir(self) -> str:
+        """Where state is kept."""
+        return str(state_folder(self._start.settings.state_dir))
+
+    def look(self) -> None:
+        """Somebody wants to know what has gone through in the last seconds: see that it is looked at."""
+        if self.looks.ask(asyncio.get_running_loop().time()):
+            self._tasks.spawn(self._look(), "looks at totals")
+
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self.looks.take(loop.time()):
+                return
+            await asyncio.sleep(LOOK_S)
 
     # --- nodes ---
 
@@ -373,8 +429,8 @@ class Supervisor:
         async with self._reloading:
             self._must_go_on("not changed")
             planned = plan()
-            if planned.applied.settings != self._generations.serving.settings:
-                await self._generations.switch(planned.applied.settings)
+            if planned.applied.settings != self.generations.serving.settings:
+                await self.generations.switch(planned.applied.settings)
             await self.changes.keep(planned)
             self._notifier.ready(self._status())
 
@@ -397,7 +453,7 @@ class Supervisor:
             await asyncio.sleep(self.cluster.pause_s(min(self._notifier.watchdog_s or 1.0, 1.0)))
             self._notifier.alive()
             self.cluster.pass_time()
-            self._generations.look(loop.time())
+            self.generations.look(loop.time())
 
     # --- the end ---
 
@@ -407,17 +463,17 @@ class Supervisor:
         self._tasks.cancel(*CHANGES)
         async with self._reloading:  # until they have undone what they had begun
             self._notifier.stopping()
-        settings = self._generations.serving.settings
+        settings = self.generations.serving.settings
         if settings.shutdown_delay:
             log.info("stopping in %g s; a second signal ends at once", settings.shutdown_delay)
             await self._unless_hurried(asyncio.sleep(settings.shutdown_delay))
         log.info(
             "stopping: open requests have %g s to end; a second signal ends them at once", settings.grace
         )
-        self._generations.stop(settings.grace)
-        await self._unless_hurried(self._generations.over())
-        self._generations.end()
-        await self._generations.over()
+        self.generations.stop(settings.grace)
+        await self._unless_hurried(self.generations.over())
+        self.generations.end()
+        await self.generations.over()
         self._tasks.cancel()
         log.info("stopped")
 

@@ -85,6 +85,9 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+NOWHERE = Address("", -1)  # of what need not listen at all
+
+
 def parse_address(text: str, default_port: int | None) -> Address:
     """Return the address that "host", "host:80", "[::1]:80" or "unix:/path" means.
 
@@ -345,6 +348,16 @@ def _show_size(size: int) -> str:
     return text if text.isdigit() else f'"{text}"'
 
 
+def _token_hash(text: str) -> str:
+    if not re.fullmatch("sha256:[0-9a-f]{64}", text):
+        raise ValueError('must be what "trackproxy token NAME" shows, which begins with "sha256:"')
+    return text
+
+
+def _parse_admin_address(value: object) -> Address | None:
+    return NOWHERE if value in ("", NOWHERE) else _address(value, None)
+
+
 _STATUSES = re.compile(r"[1-5][0-9][0-9](-[1-5][0-9][0-9])?")
 _DURATION_WORDS = 'a duration such as "5s", "100ms" or "1m30s", longer than 0 and at most 7 days'
 _SIZE_WORDS = 'a size such as "64KiB", "5MB" or a number of bytes'
@@ -376,6 +389,14 @@ PositiveSize = Annotated[
 SizeOrUnlimited = Annotated[int, Notation(f'{_SIZE_WORDS}, or "unlimited"', _size_or_unlimited, _show_size)]
 Network = Annotated[IPNetwork, Notation(_NETWORK_WORDS, parse_network, quoted)]
 ListenAddress = Annotated[Address, Notation(_LISTEN_WORDS, lambda value: _address(value, None), quoted)]
+AdminAddress = Annotated[
+    Address,
+    Notation(
+        f'{_LISTEN_WORDS}, or ""',
+        _parse_admin_address,
+        lambda value: quoted("" if value == NOWHERE else str(value)),
+    ),
+]
 NodeAddress = Annotated[Address, Notation(_NODE_WORDS, lambda value: _address(value, 0), quoted)]
 Count = Annotated[int, whole(0, 1_000_000)]
 Weight = Annotated[int, whole(0, 256)]
@@ -387,3 +408,4 @@ Path = Annotated[str, AfterValidator(_path)]
 Regex = Annotated[str, AfterValidator(_regex)]
 FilePath = Annotated[str, AfterValidator(_file_path)]
 Name = Annotated[str, AfterValidator(_name)]
+TokenHash = Annotated[str, AfterValidator(_token_hash)]

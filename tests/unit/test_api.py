@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,17 @@ from pytest_aiohttp.plugin import AiohttpClient
 
 from trackproxy.admin import api
 from trackproxy.admin.api import BODY_BYTES, application
+from trackproxy.admin.overview import Outcome
 from trackproxy.board import Counter
 from trackproxy.control.changes import Changes, Plan, Values
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drain, Drains, Sticky
+from trackproxy.control.generation import Generation
+from trackproxy.control.generations import Generations
+from trackproxy.control.listeners import Listeners
 from trackproxy.control.overrides import Wanted
+from trackproxy.control.recent import Looks
+from trackproxy.control.tasks import Tasks
 from trackproxy.errors import ConfigError, StartFailed
 from trackproxy.health.looking import Result
 from trackproxy.health.probes import open_session
@@ -49,22 +56,33 @@ MUTATIONS = [
 
 
 class FakeSupervisor:
-    """What operators work on, without workers. reloaded: what the next reload returns, or raises."""
+    """What operators work on, without workers. next_reload: what the next reload returns, or raises."""
 
     def __init__(self, cluster: Cluster, changes: Changes) -> None:
         self.cluster = cluster
         self.changes = changes
         self.drains = Drains(cluster)
         self.welcoming = True
-        self.reloaded: str | Exception = "reloaded: generation 2 serves"
+        self.next_reload: str | Exception = "reloaded: generation 2 serves"
         self.reloads = 0
         self.unable: Exception | None = None
+        self.generations = Generations(cluster, Tasks())
+        self.generations.running = [Generation(1, load(None, TREE), cluster.views[-1], Listeners(), 1)]
+        self.looks = Looks(cluster.totals)
+        self.started_at = 1000.0
+        self.reloaded: Outcome | None = None
+        self.config: str | None = "/etc/trackproxy.toml"
+        self.state_dir = "/var/lib/trackproxy"
+        self.looked = 0
+
+    def look(self) -> None:
+        self.looked += 1
 
     async def reload(self) -> str:
         self.reloads += 1
-        if isinstance(self.reloaded, Exception):
-            raise self.reloaded
-        return self.reloaded
+        if isinstance(self.next_reload, Exception):
+            raise self.next_reload
+        return self.next_reload
 
     async def drain(self, node: str, timeout_s: float, sticky: Sticky = "keep") -> Drain:
         return self.drains.begin(node, timeout_s, sticky)
@@ -150,6 +168,65 @@ async def test_we_are_ready_while_clients_are_welcome(client: Client, supervisor
     assert (await problem(response))["status"] == 503
 
 
+# --- the whole ---
+
+
+async def test_the_status_tells_of_the_program_and_its_workers(
+    client: Client, supervisor: FakeSupervisor
+) -> None:
+    supervisor.reloaded = Outcome(1001.0, ok=False, outcome="a typo")
+    body = await (await client.get("/api/v1/status")).json()
+    assert body["started_at"] == 1000.0
+    assert body["uptime_s"] > 0
+    assert (body["generation"], body["welcoming"], body["pid"]) == (1, True, os.getpid())
+    assert (body["config"], body["state_dir"]) == ("/etc/trackproxy.toml", "/var/lib/trackproxy")
+    assert body["reload"] == {"at": 1001.0, "ok": False, "outcome": "a typo"}
+    assert body["workers"] == []
+    assert body["journal"] is None
+
+
+async def test_services_are_told_in_the_order_of_the_settings(
+    client: Client, supervisor: FakeSupervisor
+) -> None:
+    supervisor.count(0, Counter.TOTAL, 7)
+    supervisor.count(1, Counter.TOTAL, 5)
+    body = await (await client.get("/api/v1/services")).json()
+    assert [one["name"] for one in body["services"]] == ["web", "sites"]
+    web = body["services"][0]
+    assert (web["protocol"], web["balance"], web["groups"]) == ("http", "round_robin", ["web"])
+    assert web["totals"]["requests"] == 12
+    assert web["nodes"] == {"total": 2, "eligible": 0, "up": 0}  # nobody listens there
+    assert (web["status"], web["panic"]) == ("down", True)
+    assert web["recent"] is None
+    assert "endpoints" not in web
+    assert supervisor.looked == 1
+
+
+async def test_a_service_of_which_some_nodes_are_out_is_degraded(
+    client: Client, supervisor: FakeSupervisor
+) -> None:
+    for row in supervisor.cluster.rows():
+        row.watched.verdict.up = True
+    supervisor.cluster.publish()
+    assert (await (await client.get("/api/v1/services/web")).json())["status"] == "up"
+    await supervisor.disable("node2")
+    web = await (await client.get("/api/v1/services/web")).json()
+    assert (web["status"], web["nodes"]) == ("degraded", {"total": 2, "eligible": 1, "up": 2})
+
+
+async def test_a_service_is_told_with_its_endpoints(client: Client) -> None:
+    body = await (await client.get("/api/v1/services/sites")).json()
+    assert body["name"] == "sites"
+    assert body["endpoints"]["node2"]["sites"]["address"] == "127.0.0.2:81"
+    assert [*body["endpoints"]] == ["node2"]
+
+
+async def test_an_unknown_service_is_a_problem_that_names_the_nearest(client: Client) -> None:
+    body = await problem(await client.get("/api/v1/services/wep"))
+    assert body["status"] == 404
+    assert 'did you mean "web"' in body["detail"]
+
+
 # --- nodes ---
 
 
@@ -186,6 +263,7 @@ async def test_a_node_is_told_with_what_is_known_of_each_of_its_endpoints(
                 "priority": 0,
                 "probe": {"passed": False, "reason": "connection refused", "took_ms": 1.5},
                 "gauges": {"active": 3, "tunnels": 1, "idle": 5},
+                "recent": None,
             }
         },
     }
@@ -281,7 +359,7 @@ async def test_a_reload_returns_what_came_of_it(client: Client) -> None:
 async def test_a_reload_that_changed_nothing_returns_every_problem(
     client: Client, supervisor: FakeSupervisor, error: Exception, problems: list[str]
 ) -> None:
-    supervisor.reloaded = error
+    supervisor.next_reload = error
     response = await client.post("/api/v1/reload")
     assert response.status == 422
     assert (await problem(response))["problems"] == problems
@@ -558,7 +636,7 @@ async def test_nothing_is_changed_during_a_start_or_a_stop(
 async def test_an_error_of_ours_is_a_problem_that_gives_nothing_away(
     client: Client, supervisor: FakeSupervisor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    supervisor.reloaded = RuntimeError("secret")
+    supervisor.next_reload = RuntimeError("secret")
     response = await client.post("/api/v1/reload")
     assert response.status == 500
     assert "secret" not in str(await problem(response))

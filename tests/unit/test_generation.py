@@ -29,6 +29,8 @@ SETTINGS = load(
 class FakeWorker:
     """A worker that does nothing by itself, but dies when it is killed. told: its orders."""
 
+    pid = 0
+
     def __init__(self) -> None:
         self.ready, self.closed = asyncio.Event(), asyncio.Event()
         self.death: asyncio.Future[str] = asyncio.get_running_loop().create_future()

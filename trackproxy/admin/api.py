@@ -2,6 +2,9 @@
 
     GET    /healthz                        200 while the supervisor's loop turns
     GET    /readyz                         200 while new clients are welcome, else 503
+    GET    /api/v1/status                  this trackproxy, see `overview.status`
+    GET    /api/v1/services                every service, see `overview.services`
+    GET    /api/v1/services/{service}      one service, with its endpoints
     GET    /api/v1/nodes                   every node
     POST   /api/v1/nodes                   201: one node more, {"name", "address"} and, if wanted, "weight",
                                            "max_connections", "services": {name: what it changes there}
@@ -23,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
@@ -31,9 +35,9 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trackproxy.admin.nodes import describe
+from trackproxy.admin.overview import Whole, services, status
 from trackproxy.admin.problems import Problem, answer_problems
 from trackproxy.control.changes import Changes, Values
-from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drain, Drains, Sticky
 from trackproxy.errors import ConfigError, Conflict, NotChanged, TrackproxyError
 from trackproxy.explain import problems_of, unknown_key
@@ -43,14 +47,13 @@ BODY_BYTES = 64 * 1024
 BODY_S = 10.0  # for a body to arrive
 
 
-class Operated(Protocol):
+class Operated(Whole, Protocol):
     """What operators work on: the supervisor. See there."""
 
-    cluster: Cluster
     drains: Drains
     changes: Changes
-    welcoming: bool
 
+    def look(self) -> None: ...
     async def reload(self) -> str: ...
     async def drain(self, node: str, timeout_s: float, sticky: Sticky = ...) -> Drain: ...
     async def disable(self, node: str) -> None: ...
@@ -103,6 +106,9 @@ def application(operated: Operated) -> web.Application:
         [
             web.get("/healthz", api.healthz),
             web.get("/readyz", api.readyz),
+            web.get("/api/v1/status", api.status),
+            web.get("/api/v1/services", api.services),
+            web.get("/api/v1/services/{service}", api.service),
             web.get("/api/v1/nodes", api.nodes),
             web.post("/api/v1/nodes", api.add),
             web.get(node, api.node),
@@ -132,6 +138,22 @@ class Api:
         """Say whether new clients are welcome."""
         self._must_be_welcoming()
         return web.json_response({"status": "ready"})
+
+    async def status(self, request: web.Request) -> web.Response:
+        """Return what is known of the program itself."""
+        return web.json_response(status(self._operated, os.getpid()))
+
+    async def services(self, request: web.Request) -> web.Response:
+        """Return all services, in the order of the settings."""
+        self._operated.look()
+        return web.json_response({"services": services(self._operated)})
+
+    async def service(self, request: web.Request) -> web.Response:
+        """Return one service, with its endpoints."""
+        name = request.match_info["service"]
+        self._must_be_service(name)
+        self._operated.look()
+        return web.json_response(services(self._operated, only=name)[0])
 
     async def nodes(self, request: web.Request) -> web.Response:
         """Return all nodes, in the order of the settings."""
@@ -234,7 +256,8 @@ class Api:
 
     def _describe(self, *names: str) -> list[dict[str, Any]]:
         operated = self._operated
-        return describe(operated.cluster, operated.drains, operated.changes, names)
+        operated.look()
+        return describe(operated.cluster, operated.drains, operated.changes, operated.looks, names)
 
 
 def _as_written(address: Address) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from trackproxy.board import GAUGES, Counter, State
@@ -11,25 +12,27 @@ from trackproxy.control.changes import Changes
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drains
 from trackproxy.control.overrides import VALUES
+from trackproxy.control.recent import Looks
 from trackproxy.control.views import Key, Row
+from trackproxy.session_sections import SessionService
 
 HEALTHS = ("up", "down", "starting")  # by their number on the board
 
-_NAMES = {cell: "requests" if cell is Counter.TOTAL else cell.name.lower() for cell in Counter}
-_TOTALS = [cell for cell in Counter if cell not in GAUGES and cell < Counter.CONNECT_TIME]
-_GAUGES = (Counter.ACTIVE, Counter.TUNNELS, Counter.IDLE)
+NAMES = {cell: "requests" if cell is Counter.TOTAL else cell.name.lower() for cell in Counter}
+SHOWN_TOTALS = [cell for cell in Counter if cell not in GAUGES and cell < Counter.CONNECT_TIME]
+SHOWN_GAUGES = (Counter.ACTIVE, Counter.TUNNELS, Counter.IDLE)
 
 
 def describe(
-    cluster: Cluster, drains: Drains, changes: Changes, names: Iterable[str]
+    cluster: Cluster, drains: Drains, changes: Changes, looks: Looks, names: Iterable[str]
 ) -> list[dict[str, Any]]:
     """Return what is known of each of these nodes, as JSON has it; durations in seconds unless named.
 
     sources: whose a value is, see `control.changes.Origin`; "address" is there if the node was added.
     """
     names = list(names)
-    left, totals, ejected = cluster.left(names), cluster.totals(), _ejected(cluster)
-    healths = _healths(cluster)
+    left, totals, ejected = cluster.left(names), cluster.totals(), out_now(cluster)
+    found = healths(cluster)
     nodes: dict[str, dict[str, Any]] = {
         name: {
             "name": name,
@@ -44,7 +47,8 @@ def describe(
     for row in cluster.rows():
         if row.config.node in nodes:
             key = row.watched.key
-            service = _service(row, healths[key], totals[key]) | {"ejected": key in ejected}
+            service = describe_endpoint(row, found[key], totals[key]) | {"ejected": key in ejected}
+            service["recent"] = _recent(looks, row)
             service["sources"] = _endpoint_sources(changes, row)
             nodes[row.config.node]["services"][key.label] = service
     return list(nodes.values())
@@ -73,15 +77,21 @@ def _drain(drains: Drains, name: str) -> dict[str, object] | None:
     return {"seconds_left": drains.time_left(name), "sticky": drain.sticky, "outcome": drain.outcome}
 
 
-def _service(row: Row, health: str, counts: list[int]) -> dict[str, Any]:
+def _recent(looks: Looks, row: Row) -> dict[str, Any] | None:
+    recent = looks.of([row.watched.key], sessions=isinstance(row.service, SessionService))
+    return asdict(recent) if recent else None
+
+
+def describe_endpoint(row: Row, health: str, counts: list[int]) -> dict[str, Any]:
+    """Return what is known of one endpoint, whose HEALTH and COUNTS are these."""
     return {
         "address": str(row.config.address),
         "health": health,
         "weight": row.config.weight,
         "priority": row.config.priority,
         "probe": _probe(row),
-        "gauges": {_NAMES[cell]: counts[cell] for cell in _GAUGES},
-        "totals": {_NAMES[cell]: counts[cell] for cell in _TOTALS},
+        "gauges": {NAMES[cell]: counts[cell] for cell in SHOWN_GAUGES},
+        "totals": {NAMES[cell]: counts[cell] for cell in SHOWN_TOTALS},
     }
 
 
@@ -93,7 +103,7 @@ def _probe(row: Row) -> dict[str, object] | None:
     return {"passed": result.passed, "reason": result.reason, "took_ms": round(result.took_s * 1000, 3)}
 
 
-def _healths(cluster: Cluster) -> Mapping[Key, str]:
+def healths(cluster: Cluster) -> Mapping[Key, str]:
     """Return what the newest board says of each endpoint."""
     return {
         row.watched.key: HEALTHS[view.board.state(index)[State.HEALTH]]
@@ -102,7 +112,7 @@ def _healths(cluster: Cluster) -> Mapping[Key, str]:
     }
 
 
-def _ejected(cluster: Cluster) -> set[Key]:
+def out_now(cluster: Cluster) -> set[Key]:
     """Return the endpoints that live traffic has taken out, at any worker, for now."""
     now_ms = asyncio.get_running_loop().time() * 1000
     return {

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from aiohttp import web
 
-from trackproxy.admin.api import Operated, application
 from trackproxy.control.memory import CONTROL_SOCKET
 from trackproxy.errors import TrackproxyError
 from trackproxy.units import SUN_PATH_BYTES
@@ -38,15 +37,15 @@ class Unavailable(TrackproxyError):
 
 
 @asynccontextmanager
-async def reachable(operated: Operated, folder: Path) -> AsyncIterator[None]:
-    """Answer operators at FOLDER/control.sock inside this block, if that can be done."""
+async def reachable(application: web.Application, folder: Path) -> AsyncIterator[None]:
+    """Serve APPLICATION at FOLDER/control.sock inside this block, if that can be done."""
     path = folder / CONTROL_SOCKET
     opened = _open_or_warn(path)
     if opened is None:
         yield
         return
     listener, ours = opened
-    runner = web.AppRunner(application(operated), access_log=None, shutdown_timeout=END_S)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=END_S)
     try:
         await runner.setup()
         assert runner.server is not None
@@ -54,7 +53,7 @@ async def reachable(operated: Operated, folder: Path) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            _remove(path, ours)
+            remove_path(path, ours)
             server.close()
     finally:
         await runner.cleanup()
@@ -63,14 +62,15 @@ async def reachable(operated: Operated, folder: Path) -> AsyncIterator[None]:
 
 def _open_or_warn(path: Path) -> tuple[socket.socket, Identity] | None:
     try:
-        return _open(path)
+        return opened_path(path)
     except (Unavailable, OSError) as error:
-        log.warning("no commands (reload, nodes, drain, …) reach this process: %s", _why(path, error))
+        log.warning("no commands (reload, nodes, drain, …) reach this process: %s", why(path, error))
         return None
 
 
-def _open(path: Path) -> tuple[socket.socket, Identity]:
-    """Return a socket that listens at PATH, and how to know the path again; raises Unavailable or OSError."""
+def opened_path(place: Path | str) -> tuple[socket.socket, Identity]:
+    """Return a socket that listens at PLACE, and how to know it again; raises Unavailable or OSError."""
+    path = Path(place)
     size_bytes = len(os.fsencode(path))
     if size_bytes > SUN_PATH_BYTES:
         raise Unavailable(
@@ -113,7 +113,8 @@ def _must_be_free(path: Path) -> None:
     raise Unavailable(f"they reach another trackproxy, which answers at {path}; set state_dir")
 
 
-def _why(path: Path, error: Exception) -> str:
+def why(path: Path | str, error: Exception) -> str:
+    """Return what keeps us from PATH."""
     if isinstance(error, OSError):
         return f"{path} cannot be opened: {error.strerror or error}"
     return str(error)
@@ -124,8 +125,9 @@ def _identity(path: Path) -> Identity:
     return found.st_dev, found.st_ino
 
 
-def _remove(path: Path, ours: Identity) -> None:
-    """Remove PATH, unless it is another process's by now."""
+def remove_path(place: Path | str, ours: Identity) -> None:
+    """Remove PLACE, unless it is another process's by now."""
+    path = Path(place)
     with suppress(OSError):
         if _identity(path) == ours:
             path.unlink()

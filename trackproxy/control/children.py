@@ -144,6 +144,8 @@ class Child:
 class Ended:
     """A worker that had ended before another program took its generation over."""
 
+    pid = 0
+
     def __init__(self) -> None:
         self.ready, self.closed = asyncio.Event(), asyncio.Event()
         self.death: asyncio.Future[str] = asyncio.get_running_loop().create_future()

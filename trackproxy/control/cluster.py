@@ -374,6 +374,10 @@ class Cluster:
                 text = "probes are not believed" if panicking else "probes are believed again"
                 log.warning("%s: %d of %d endpoints are up: %s", name, sum(taking), len(taking), text)
 
+    def panics(self, label: str) -> bool:
+        """Whether probes of a service, or of a route with endpoints of its own, are not believed now."""
+        return label in self._panicking
+
     # --- time ---
 
     def pause_s(self, most_s: float) -> float:

@@ -31,8 +31,9 @@ GIVE_UP_S = 2.0  # for connections that have come to workers of a generation tha
 
 
 class Crew(Protocol):
-    """One worker, in a process of its own or in this one."""
+    """One worker, in a process of its own or in this one. pid: of its own process, else 0."""
 
+    pid: int
     ready: asyncio.Event
     closed: asyncio.Event
     death: asyncio.Future[str]

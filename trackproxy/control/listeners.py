@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from trackproxy.control.activation import is_theirs
 from trackproxy.errors import ListenError
-from trackproxy.settings import Settings, listeners_of
+from trackproxy.settings import Settings, listeners_of, tls_name
 from trackproxy.units import Address
 
 BACKLOG = 4096
@@ -109,6 +109,11 @@ class Listeners:
     def names(self, service: str) -> list[str]:
         """Return where clients reach a service."""
         return [str(Place.of(self.rows[place][0])) for place in self.services[service]]
+
+    def reached(self, service: str) -> list[str]:
+        """Return where clients reach a service, with TLS too; nothing once all is closed."""
+        names = [name for name in (service, tls_name(service)) if name in self.services]
+        return [str(place) for name in names for place in self.names(name)] if self.rows else []
 
     def close(self, *, keep: Listeners | None = None) -> None:
         """Close all sockets but those that KEEP has; paths are removed with theirs."""

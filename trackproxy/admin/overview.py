@@ -1,0 +1,154 @@
+"""What is told of the whole: this trackproxy, and each of its services."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
+
+from trackproxy.admin.nodes import NAMES, SHOWN_GAUGES, SHOWN_TOTALS, describe_endpoint, healths, out_now
+from trackproxy.board import Process
+from trackproxy.control.cluster import Cluster
+from trackproxy.control.generations import Generations
+from trackproxy.control.recent import Looks
+from trackproxy.control.views import Key, Row
+from trackproxy.http_sections import HttpService
+from trackproxy.pool.nodes import AdminState
+from trackproxy.session_sections import SessionService
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of the last reload. at: seconds of the wall clock."""
+
+    at: float
+    ok: bool
+    outcome: str
+
+
+class Whole(Protocol):
+    """What is told of: the supervisor. See there."""
+
+    cluster: Cluster
+    generations: Generations
+    looks: Looks
+    welcoming: bool
+    started_at: float
+    reloaded: Outcome | None
+
+    @property
+    def config(self) -> str | None: ...
+    @property
+    def state_dir(self) -> str: ...
+
+
+def own_version() -> str:
+    """Return the version that is installed."""
+    try:
+        return version("trackproxy")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def status(whole: Whole, pid: int) -> dict[str, Any]:
+    """Return what is known of the program itself, as JSON has it; times in seconds of the wall clock."""
+    return {
+        "version": own_version(),
+        "pid": pid,
+        "started_at": whole.started_at,
+        "uptime_s": round(time.time() - whole.started_at, 3),
+        "welcoming": whole.welcoming,
+        "generation": whole.generations.running[-1].number if whole.generations.running else None,
+        "config": whole.config,
+        "state_dir": whole.state_dir,
+        "reload": asdict(whole.reloaded) if whole.reloaded else None,
+        "workers": list(_workers(whole.generations)),
+        "journal": None,
+    }
+
+
+def _workers(generations: Generations) -> Iterable[dict[str, Any]]:
+    for generation in generations.running:
+        for number, worker in enumerate(generation.crew):
+            if worker.death.done():
+                continue
+            cells = generation.view.board.process(number)
+            yield {
+                "number": number + 1,
+                "pid": worker.pid or None,
+                "generation": generation.number,
+                "connections": cells[Process.CONNECTIONS],
+                "waiting": cells[Process.WAITING],
+                "accepted": cells[Process.ACCEPTED],
+                "lag_ms": None,
+            }
+
+
+def services(whole: Whole, *, only: str = "") -> list[dict[str, Any]]:
+    """Return what is known of each service, or of ONLY one, as JSON has it; its endpoints too then."""
+    rows: dict[str, list[Row]] = {}
+    for row in whole.cluster.rows():
+        rows.setdefault(row.watched.key.service, []).append(row)
+    totals, healthy, out = whole.cluster.totals(), healths(whole.cluster), out_now(whole.cluster)
+    told = []
+    for name, own in rows.items():
+        if only and name != only:
+            continue
+        one = _service(whole, name, own, totals, healthy, out)
+        if only:
+            one["endpoints"] = {}
+            for row in own:
+                key = row.watched.key
+                endpoint = describe_endpoint(row, healthy[key], totals[key]) | {"ejected": key in out}
+                one["endpoints"].setdefault(row.config.node, {})[key.label] = endpoint
+        told.append(one)
+    return told
+
+
+def _service(
+    whole: Whole,
+    name: str,
+    rows: list[Row],
+    totals: Mapping[Key, list[int]],
+    healthy: Mapping[Key, str],
+    out: set[Key],
+) -> dict[str, Any]:
+    config = whole.generations.serving.settings.services[name]
+    keys = [row.watched.key for row in rows]
+    counts = list(map(sum, zip(*(totals[key] for key in keys), strict=True)))
+    taking = [row for row in rows if row.config.weight]
+    eligible = [row for row in taking if is_eligible(whole.cluster, row, healthy, out)]
+    recent = whole.looks.of(keys, sessions=isinstance(config, SessionService))
+    return {
+        "name": name,
+        "protocol": config.protocol,
+        "listen": whole.generations.listeners.reached(name),
+        "balance": config.balance,
+        "status": _light(len(eligible), len(taking)),
+        "nodes": {
+            "total": len({row.config.node for row in rows}),
+            "eligible": len({row.config.node for row in eligible}),
+            "up": len({row.config.node for row in rows if healthy[row.watched.key] != "down"}),
+        },
+        "gauges": {NAMES[cell]: counts[cell] for cell in SHOWN_GAUGES},
+        "totals": {NAMES[cell]: counts[cell] for cell in SHOWN_TOTALS},
+        "recent": asdict(recent) if recent else None,
+        "panic": any(whole.cluster.panics(label) for label in {key.label for key in keys}),
+        "routes": [route.name for route in config.all_routes] if isinstance(config, HttpService) else [],
+        "groups": list(dict.fromkeys(key.label for key in keys)),
+    }
+
+
+def is_eligible(cluster: Cluster, row: Row, healthy: Mapping[Key, str], out: set[Key]) -> bool:
+    """Whether an endpoint may get new clients now, as operators, probes and live traffic say."""
+    ready = cluster.states[row.config.node] is AdminState.READY
+    return ready and healthy[row.watched.key] != "down" and row.watched.key not in out
+
+
+def _light(eligible: int, taking: int) -> str:
+    """Say in one word how a service is."""
+    if not eligible:
+        return "down"
+    return "up" if eligible == taking else "degraded"

@@ -1,0 +1,118 @@
+"""What has gone through each endpoint in the last seconds: rates and latencies for people who watch.
+
+Totals are looked at once a second, and only while somebody asks. What is said is the difference between the
+newest look and the oldest that is kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
+
+from trackproxy.board import BUCKETS_S, HISTOGRAM, Counter
+from trackproxy.control.views import Key
+
+LOOK_S = 1.0  # from one look to the next
+LOOKS = 6  # that are kept
+ASKED_S = 30.0  # how long looks go on after somebody has asked
+
+FAILED = (Counter.CONNECT_FAILURES, Counter.LOST, Counter.SILENT, Counter.MALFORMED, Counter.STATUS_5XX)
+
+Totals = Mapping[Key, list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """What has come in WINDOW_S seconds.
+
+    rate, errors: requests or sessions, and failed attempts and 5xx, a second. p50_ms, p99_ms: from the
+    request to the end of its answer, for sessions from the connection to the greeting; None if none was seen.
+    bytes_up, bytes_down: a second, of sessions.
+    """
+
+    window_s: float
+    rate: float
+    errors: float
+    p50_ms: float | None
+    p99_ms: float | None
+    bytes_up: float
+    bytes_down: float
+
+
+class _Look(NamedTuple):
+    at: float
+    totals: Totals
+
+
+class Looks:
+    """The last looks at all totals."""
+
+    def __init__(self, look: Callable[[], Totals]) -> None:
+        """LOOK: returns the totals of all endpoints, by the board's Counter."""
+        self._look = look
+        self._kept: deque[_Look] = deque(maxlen=LOOKS)
+        self._asked = float("-inf")
+        self._taken = False  # somebody calls `take`
+
+    def ask(self, now: float) -> bool:
+        """Somebody wants to know; return whether `take` has to be called from now on, until it says no."""
+        begins = not self._taken
+        self._asked, self._taken = now, True
+        return begins
+
+    def take(self, now: float) -> bool:
+        """Look; to be called every LOOK_S. Return whether anybody still wants to know."""
+        if now - self._asked >= ASKED_S:
+            self._kept.clear()
+            self._taken = False
+            return False
+        self._kept.append(_Look(now, self._look()))
+        return True
+
+    def of(self, keys: Iterable[Key], *, sessions: bool = False) -> Recent | None:
+        """Say what has gone through these endpoints together; None before the second look."""
+        if len(self._kept) < 2:
+            return None
+        first, last = self._kept[0], self._kept[-1]
+        rows = [
+            [new - old for new, old in zip(last.totals[key], first.totals[key], strict=True)]
+            for key in keys
+            if key in first.totals and key in last.totals
+        ]
+        moved = list(map(sum, zip(*rows, strict=True)))
+        return _recent(last.at - first.at, moved, sessions=sessions) if moved else None
+
+
+def _recent(window_s: float, moved: list[int], *, sessions: bool) -> Recent:
+    kinds = (Counter.FIRST_BYTE,) if sessions else (Counter.WHOLE, Counter.DURATION)
+    times = [sum(row) for row in zip(*(moved[kind : kind + HISTOGRAM] for kind in kinds), strict=True)]
+    return Recent(
+        window_s=round(window_s, 3),
+        rate=round(moved[Counter.TOTAL] / window_s, 3),
+        errors=round(sum(moved[kind] for kind in FAILED) / window_s, 3),
+        p50_ms=quantile_ms(times, 0.5),
+        p99_ms=quantile_ms(times, 0.99),
+        bytes_up=round(moved[Counter.BYTES_UP] / window_s, 1),
+        bytes_down=round(moved[Counter.BYTES_DOWN] / window_s, 1),
+    )
+
+
+def quantile_ms(counts: list[int], share: float) -> float | None:
+    """Return the time in ms that SHARE of what a histogram COUNTS did not exceed; None if it is empty.
+
+    Within a bucket times are taken to be spread evenly; above the last bound there is only that.
+    """
+    total = sum(counts)
+    if total == 0:
+        return None
+    wanted = share * total
+    sums = list(accumulate(counts))
+    index = next(index for index, summed in enumerate(sums) if summed >= wanted)
+    if index == len(BUCKETS_S):
+        return BUCKETS_S[-1] * 1000
+    low = BUCKETS_S[index - 1] if index else 0.0
+    inside = (wanted - (sums[index] - counts[index])) / counts[index]
+    return round((low + (BUCKETS_S[index] - low) * inside) * 1000, 3)
