@@ -122,6 +122,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="trackproxy-bench-") as folder:
             os.environ["STATE_DIRECTORY"] = folder  # not that of a trackproxy which runs here
+            os.environ["TRACKPROXY_ADMIN__LISTEN"] = ""
             return 1 if run(Setting(arguments, cores, Path(folder), file_limit)) else 0
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)

@@ -34,7 +34,7 @@ from trackproxy.control.generation import Generation
 from trackproxy.control.generations import Generations, count_workers
 from trackproxy.control.listeners import Listeners, by_place
 from trackproxy.control.memory import state_folder
-from trackproxy.control.overrides import Wanted
+from trackproxy.control.overrides import Wanted, differ_in_weights_alone
 from trackproxy.control.recent import LOOK_S, Looks
 from trackproxy.control.sharing import Sharing
 from trackproxy.control.takeover import FORMAT, Handover, become, receive, try_out
@@ -429,8 +429,11 @@ class Supervisor:
         async with self._reloading:
             self._must_go_on("not changed")
             planned = plan()
-            if planned.applied.settings != self.generations.serving.settings:
-                await self.generations.switch(planned.applied.settings)
+            before, after = self.generations.serving.settings, planned.applied.settings
+            if differ_in_weights_alone(before, after):
+                self.generations.reweigh(after)
+            else:
+                await self.generations.switch(after)
             await self.changes.keep(planned)
             self._notifier.ready(self._status())
 

@@ -10,6 +10,7 @@ from itertools import cycle, islice
 from tests.chaos.figures import Excuse
 from tests.chaos.proxy import REFUSED, RELOADED, UPGRADED
 from tests.chaos.runs import NAMES, Fault, Run
+from trackproxy.commands.client import Client
 
 SICK = "n2"
 FLAP_S = 0.3
@@ -82,6 +83,26 @@ def flap_node(run: Run) -> None:
         node.obey("up")
         run.hold(FLAP_S)
     run.ends()
+
+
+def toggle(out: Callable[[Client], object], back: Callable[[Client], object]) -> Callable[[Run], None]:
+    """An operator takes the node out, and back in later."""
+
+    def strike(run: Run) -> None:
+        client = run.proxy.client
+        run.begins()
+        out(client)
+        run.hold(run.scale.fault_s)
+        run.ends()
+        back(client)
+
+    return strike
+
+
+disable_node = toggle(lambda client: client.disable(SICK), lambda client: client.ready(SICK))
+weigh_node = toggle(
+    lambda client: client.change(SICK, {"weight": 0}), lambda client: client.change(SICK, {"weight": None})
+)
 
 
 # --- processes of the proxy ---
@@ -185,6 +206,8 @@ FAULTS = {
         Fault("node-503", sicken("503"), SICK, "busy"),
         Fault("node-500", sicken("500"), SICK, "busy"),
         Fault("node-flaps", flap_node, SICK, "busy"),
+        Fault("node-disabled", disable_node, SICK, "busy"),
+        Fault("node-weightless", weigh_node, SICK, "busy"),
         Fault("worker-killed", kill_worker, "", "busy", workers=True),
         Fault("worker-killed-fresh", kill_worker, "", "fresh", workers=True),
         Fault("reloads", reload),

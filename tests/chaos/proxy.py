@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tests.chaos.processes import DEADLINE_S, ROOT, ChaosError, children, command_line, end
 from tests.chaos.talk import ENVIRONMENT
+from trackproxy.commands.client import Client
+from trackproxy.control.memory import CONTROL_SOCKET
 
 # Lines of the log that tell when something is done.
 SERVING = r"serving on"
@@ -115,6 +117,11 @@ class Proxy:
             ended = self.ended_with
             fate = "it runs on" if ended is None else f"it ended with {ended}"
             raise ChaosError(f"the proxy never said /{pattern}/; {fate}; its log:\n{self.log.tail()}")
+
+    @property
+    def client(self) -> Client:
+        """What gives it orders."""
+        return Client(self._folder / "state" / CONTROL_SOCKET)
 
     # --- its configuration ---
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.chaos.processes import DEADLINE_S, ROOT, ChaosError, end
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("TRACKPROXY_")}
+ENVIRONMENT["TRACKPROXY_ADMIN__LISTEN"] = ""
 
 
 class Program:

@@ -32,6 +32,7 @@ WEB_ONLY = ("--news", "", "--mail", "")  # a demo, which else wants ports that s
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("TRACKPROXY_")}
 STATE = TemporaryDirectory(prefix="trackproxy-test-")  # of what names no folder of its own
 ENVIRONMENT["STATE_DIRECTORY"] = STATE.name
+ENVIRONMENT["TRACKPROXY_ADMIN__LISTEN"] = ""
 
 
 def arguments(*words: str | Path) -> list[str]:

@@ -134,7 +134,7 @@ async def test_an_upgrade_hands_states_over_and_keeps_what_the_store_did_not_hav
     await say(stage, "weight", "on", "3")  # so the running program has read that
     assert stage.process is not None
     stage.process.send_signal(signal.SIGUSR2)
-    await stage.expect("upgraded: generation 3 serves")
+    await stage.expect("upgraded: generation 2 serves")
     await ready(stage)
     seen = await stage.look()
     assert (seen["off"]["state"], seen["on"]["weight"]) == ("disabled", 3)

@@ -10,7 +10,7 @@ import pytest
 
 from trackproxy.control.changes import Changes, Plan
 from trackproxy.control.database import NotKept
-from trackproxy.control.overrides import Wanted
+from trackproxy.control.overrides import Wanted, differ_in_weights_alone
 from trackproxy.errors import Conflict, NotChanged
 from trackproxy.pool.nodes import AdminState
 from trackproxy.settings import Settings, endpoints_of, load
@@ -130,3 +130,24 @@ async def test_a_change_that_the_disk_does_not_take_is_in_force_and_said(
     plan = changes.values("a", "", {"weight": 5}, "eve")
     await changes.keep(Plan(plan.applied, full, plan.line))
     assert "node/a: weight 5, set by eve: in force, but not on disk: the disk is full" in caplog.text
+
+
+# --- what running workers can serve ---
+
+
+async def test_a_weight_of_a_node_or_of_one_service_is_served_by_the_workers_that_run(
+    changes: Changes,
+) -> None:
+    before = changes.over(settings_of(a=1, b=1)).settings
+    for service in ("", "web"):
+        after = changes.values("a", service, {"weight": 5}, "eve").applied.settings
+        assert after != before
+        assert differ_in_weights_alone(before, after)
+
+
+async def test_a_limit_or_another_node_needs_new_workers(changes: Changes) -> None:
+    before = changes.over(settings_of(a=1, b=1)).settings
+    limited = changes.values("a", "", {"weight": 5, "max_connections": 3}, "eve")
+    added = changes.addition("c", "10.0.0.3", {}, "eve")
+    for plan in (limited, added):
+        assert not differ_in_weights_alone(before, plan.applied.settings)

@@ -212,3 +212,19 @@ async def test_an_upgrade_takes_states_health_and_counts_along(
         assert (column(new, State.ADMIN), column(new, State.HEALTH)) == ([0, 1], [UP, DOWN])
         assert after.totals()[Key("web", "a", "127.0.0.1:9")][Counter.TOTAL] == 9
         after.stop()
+
+
+async def test_weights_reach_the_workers_that_run_and_those_on_their_way_out(cluster: Cluster) -> None:
+    def tree(weight: int) -> Settings:
+        nodes = {"a": {"address": "127.0.0.1:9", "weight": weight}, "b": {"address": "127.0.0.2:9"}}
+        web = {"protocol": "http", "listen": ["127.0.0.1:0"], "probe": {"type": "off"}}
+        return load(None, {"nodes": nodes, "services": {"web": web}})
+
+    for _ in range(2):
+        cluster.adopt(await cluster.view(tree(1), 1))
+    versions = [view.board.version for view in cluster.views]
+    cluster.reweigh(tree(7))
+    for view, version in zip(cluster.views, versions, strict=True):
+        assert view.board.version > version
+        assert [view.board.state(row)[State.WEIGHT] for row in (0, 1)] == [7, 1]
+    assert cluster.views[-1].settings == tree(7)

@@ -150,6 +150,15 @@ class Cluster:
         self._remember()
         self.publish()
 
+    def reweigh(self, settings: Settings) -> None:
+        """Serve SETTINGS, which differ in weights alone, with the workers that run."""
+        newest = self.views[-1]
+        newest.settings, newest.rows = settings, self.rows_of(settings)
+        weights = {row.watched.key: row.config.weight for row in newest.rows}
+        for view in self.views[:-1]:
+            view.rows = [row.weighing(weights.get(row.watched.key, row.config.weight)) for row in view.rows]
+        self.publish()
+
     def leave(self, view: View) -> None:
         """The workers of VIEW are gone: keep their totals."""
         if view in self.views:

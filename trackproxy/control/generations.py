@@ -85,6 +85,11 @@ class Generations:
             await one.closed()
         return generation
 
+    def reweigh(self, settings: Settings) -> None:
+        """Serve SETTINGS, which differ in weights alone, without new workers."""
+        self.serving.settings = settings  # for workers that replace others
+        self._cluster.reweigh(settings)
+
     def _retire(self, generation: Generation, grace_s: float) -> None:
         """Let GENERATION end; if too many do so at once, let the oldest hurry."""
         generation.retire(grace_s)

@@ -310,11 +310,36 @@ def _changed(
     service: AnyService, nodes: Iterable[str], changes: Mapping[str, Mapping[str, Any]]
 ) -> AnyService:
     """Return SERVICE with CHANGES to nodes; if it names none, it names all NODES from now on."""
-    kind = SessionEndpointSettings if isinstance(service, SessionService) else EndpointSettings
-    known: dict[str, EndpointSettings] = {**service.nodes} or {name: kind() for name in nodes}
+    kind, known = _kind(service), _named(service, nodes)
     for name, changed in changes.items():
         known[name] = _valid(kind, {**dict(known.get(name, kind())), **changed})
     return service.model_copy(update={"nodes": known})
+
+
+def _named(service: AnyService, nodes: Iterable[str]) -> dict[str, EndpointSettings]:
+    """Return what SERVICE says of its nodes, which are all NODES if it names none."""
+    return {**service.nodes} or {name: _kind(service)() for name in nodes}
+
+
+def _kind(service: AnyService) -> type[EndpointSettings]:
+    return SessionEndpointSettings if isinstance(service, SessionService) else EndpointSettings
+
+
+def differ_in_weights_alone(before: Settings, after: Settings) -> bool:
+    """Whether workers of BEFORE can serve AFTER: they read weights on the board."""
+    return _without_weights(before) == _without_weights(after)
+
+
+def _without_weights(settings: Settings) -> Settings:
+    nodes = {name: node.model_copy(update={"weight": 1}) for name, node in settings.nodes.items()}
+    services = {}
+    for name, service in settings.services.items():
+        own = {
+            node: one.model_copy(update={"weight": None})
+            for node, one in _named(service, settings.nodes).items()
+        }
+        services[name] = service.model_copy(update={"nodes": own})
+    return settings.model_copy(update={"nodes": nodes, "services": services})
 
 
 def _table(value: object) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from trackproxy.board import GAUGES, ROW, Board, Counter
@@ -66,6 +66,10 @@ class Row(NamedTuple):
     watched: Watched
     config: EndpointConfig
     service: AnyService
+
+    def weighing(self, weight: int) -> Row:
+        """Return the same with another weight."""
+        return self._replace(config=replace(self.config, weight=weight))
 
 
 @dataclass(slots=True, eq=False)
