@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import sqlite3
 import subprocess
@@ -17,7 +18,7 @@ from tests.e2e.health_stage import Answer, Stage, names, staged, statuses
 from tests.e2e.scripted_node import until
 from tests.e2e.test_cli import run
 from tests.e2e.test_commands import status
-from trackproxy.commands.client import Refused
+from trackproxy.commands.client import Client, Refused, Unreachable
 
 COOKIES = 'sticky = { mode = "cookie", secrets = ["0123456789abcdef0123456789abcdef"] }'
 
@@ -278,3 +279,52 @@ async def test_what_the_disk_does_not_take_is_in_force_and_said(stage: Stage) ->
     await say(stage, "weight", "on", "2")
     await again(stage, signal.SIGKILL)
     assert (await stage.look())["off"]["state"] == "disabled"
+
+
+# --- kills ---
+
+KILLS = 16
+MOMENTS_S = 0.03  # a kill comes within so long of the order
+Known = tuple[str, int, bool]  # state and weight of one, and whether there is another
+
+
+async def known(stage: Stage) -> Known:
+    """What holds now."""
+    nodes = {node["name"]: node for node in (await asyncio.to_thread(stage.client.nodes))["nodes"]}
+    return nodes["one"]["state"], nodes["one"]["services"]["web"]["weight"], "more" in nodes
+
+
+def orders(client: Client, kill: int) -> tuple[Callable[[], object], Callable[[Known], Known]]:
+    """What an operator does before this kill, and what comes of it."""
+    match kill % 5:
+        case 0:
+            return lambda: client.disable("one"), lambda was: ("disabled", *was[1:])
+        case 1:
+            return lambda: client.change("one", {"weight": kill + 2}), lambda was: (was[0], kill + 2, was[2])
+        case 2:
+            more = {"name": "more", "address": "127.0.0.1:9"}
+            return lambda: client.add(more), lambda was: (*was[:2], True)
+        case 3:
+            return lambda: client.ready("one"), lambda was: ("ready", *was[1:])
+        case _:
+            return lambda: client.remove("more"), lambda was: (*was[:2], False)
+
+
+async def test_a_kill_at_any_moment_of_a_change_leaves_what_was_or_what_is_to_be(stage: Stage) -> None:
+    await stage.add("one", "two")
+    await stage.start(workers=0)
+    await ready(stage)
+    moments = random.Random(7)
+    was = await known(stage)
+    for kill in range(KILLS):
+        order, outcome = orders(stage.client, kill)
+        given = asyncio.create_task(asyncio.to_thread(order))
+        await asyncio.sleep(moments.uniform(0, MOMENTS_S))  # any moment
+        await again(stage, signal.SIGKILL)
+        error = (await asyncio.gather(given, return_exceptions=True))[0]
+        now, after = await known(stage), outcome(was)
+        assert now in (was, after)
+        if not isinstance(error, Unreachable | Refused):
+            assert now == after, error  # it was answered: it holds
+        assert statuses(await stage.ask(5)) == {200}
+        was = now
