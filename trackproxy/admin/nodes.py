@@ -81,7 +81,8 @@ def _service(row: Row, health: str, counts: list[int]) -> dict[str, Any]:
         "priority": row.config.priority,
         "probe": _probe(row),
         "gauges": {_NAMES[cell]: counts[cell] for cell in _GAUGES},
-        "totals": {_NAMES[cell]: counts[cell] for cell in _TOTALS},
+        "totals": {_NAMES[cell]: counts[cell] for cell in _TOTALS}
+        | {"ejections": sum(counts[Counter.EJECTED_CONNECT : Counter.EJECTED_STATUS + 1])},
     }
 
 
