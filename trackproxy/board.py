@@ -10,12 +10,14 @@ Its layout, in cells (64-bit signed integers) of one mapped file; each area begi
     claims     endpoints             the worker
     wants      endpoints             the worker
     counters   Counter x endpoints   the worker
+    traffic    TRAFFIC_ROW x routes  the worker
     clients    CLIENTS               the worker; see `pool.admission`
     learned    LEARNED               the worker; see `pool.learned`
     rates      RATES                 the worker; see `pool.rates`
 
-Tables lie kind by kind (all endpoints' ACTIVE, then all endpoints' TUNNELS, …), because every worker reads
-some kinds for all endpoints many times a second. The row of one endpoint is therefore a slice with a stride.
+Tables of endpoints lie kind by kind (all endpoints' ACTIVE, then all endpoints' TUNNELS, …), because every
+worker reads some kinds for all endpoints many times a second. The row of one endpoint is therefore a slice
+with a stride. What is counted of routes lies row by row: nobody reads it but the supervisor, now and then.
 
 Promise: one writer per cell, so no locks; and nothing is ever misread, although a worker may be killed at any
 moment. The trick: a cell is aligned, CPython copies an item of format "q" as one word, and a kill falls
@@ -36,6 +38,7 @@ import os
 import struct
 import zlib
 from enum import IntEnum, auto
+from itertools import product
 
 from trackproxy.errors import TrackproxyError
 
@@ -84,33 +87,38 @@ class Counter(IntEnum):
     TUNNELS = 1
     IDLE = 2  # idle connections
     EJECTED_UNTIL = 3  # milliseconds of CLOCK_MONOTONIC; 0 if never ejected
-    EJECTIONS = 4
-    TOTAL = 5
-    RETRIES = 6
-    CONNECTS = 7
-    CONNECT_FAILURES = 8
-    LOST = 9
-    SILENT = 10
-    MALFORMED = 11
-    STATUS_1XX = 12  # final answers by class; 1xx is a switch of protocol
-    STATUS_2XX = 13
-    STATUS_3XX = 14
-    STATUS_4XX = 15
-    STATUS_5XX = 16
-    CONNECT_SUM_US = 17  # sums of what the histograms count
-    WHOLE_SUM_US = 18
-    FIRST_BYTE_SUM_US = 19
-    DURATION_SUM_US = 20
-    BYTES_UP = 21  # passed on by sessions, to the node
-    BYTES_DOWN = 22  # and from it
-    STICKY_NEW = 23  # clients that were given to it
-    STICKY_KEPT = 24  # requests that followed their stickiness
-    MOVED_DRAIN = 25  # clients that belonged to it and were served elsewhere, by cause: it is draining,
-    MOVED_DISABLED = 26  # it is disabled,
-    MOVED_DOWN = 27  # it is down or ejected,
-    MOVED_FULL = 28  # it has no room,
-    MOVED_FAILED = 29  # an attempt there has failed
-    CONNECT_TIME = 30
+    EJECTED_CONNECT = 4  # ejections by cause, in the order of `health.outliers.Cause`
+    EJECTED_LOST = 5
+    EJECTED_SILENT = 6
+    EJECTED_MALFORMED = 7
+    EJECTED_STATUS = 8
+    TOTAL = 9
+    REUSED = 10  # of these, requests over connections that had served before
+    RETRIES = 11
+    CONNECTS = 12
+    CONNECT_FAILURES = 13
+    LOST = 14
+    SILENT = 15
+    MALFORMED = 16
+    STATUS_1XX = 17  # final answers by class; 1xx is a switch of protocol
+    STATUS_2XX = 18
+    STATUS_3XX = 19
+    STATUS_4XX = 20
+    STATUS_5XX = 21
+    CONNECT_SUM_US = 22  # sums of what the histograms count
+    WHOLE_SUM_US = 23
+    FIRST_BYTE_SUM_US = 24
+    DURATION_SUM_US = 25
+    BYTES_UP = 26  # passed on by sessions, to the node
+    BYTES_DOWN = 27  # and from it
+    STICKY_NEW = 28  # clients that were given to it
+    STICKY_KEPT = 29  # requests that followed their stickiness
+    MOVED_DRAIN = 30  # clients that belonged to it and were served elsewhere, by cause: it is draining,
+    MOVED_DISABLED = 31  # it is disabled,
+    MOVED_DOWN = 32  # it is down or ejected,
+    MOVED_FULL = 33  # it has no room,
+    MOVED_FAILED = 34  # an attempt there has failed
+    CONNECT_TIME = 35
     WHOLE = CONNECT_TIME + HISTOGRAM
     FIRST_BYTE = WHOLE + HISTOGRAM
     DURATION = FIRST_BYTE + HISTOGRAM
@@ -120,28 +128,70 @@ ROW = Counter.DURATION + HISTOGRAM  # cells in the row of one worker and endpoin
 GAUGES = frozenset({Counter.ACTIVE, Counter.TUNNELS, Counter.IDLE, Counter.EJECTED_UNTIL})
 
 
+METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"other")
+FAMILIES = 5  # classes of status: 1xx to 5xx
+
+
+class Traffic(IntEnum):
+    """What one worker says of one route of a service: two gauges, then totals.
+
+    The last route of a service, the one for the rest, has what belongs to no route: its gauges, connections,
+    and requests that were refused before their route was known. A service of sessions has that one only.
+    """
+
+    CONNECTED = 0  # clients
+    WAITING = 1  # requests or sessions that wait for room
+    ACCEPTED = 2  # connections ever
+    STICKY_FORGED = 3  # cookies of stickiness that were not ours,
+    STICKY_EXPIRED = 4  # too old,
+    STICKY_UNKNOWN = 5  # or of a node that is no longer configured
+    REDISPATCHED = 6  # second tries at another endpoint than those before
+    BUDGET_EXHAUSTED = 7  # second tries that the rules allowed and the budget did not
+    RETRIED_CONNECT = 8  # second tries by what went wrong before
+    RETRIED_LOST = 9
+    RETRIED_SILENT = 10
+    RETRIED_STALLED = 11
+    RETRIED_MALFORMED = 12
+    RETRIED_STATUS = 13
+    RETRIED_DOWN = 14
+    RETRIED_ENDED = 15
+    REFUSED_MALFORMED = 16  # clients that got no answer of a node, by cause: what they sent cannot be read,
+    REFUSED_METHOD = 17  # a method that is not served,
+    REFUSED_TOO_LARGE = 18  # target, head or body,
+    REFUSED_TIMEOUT = 19  # the request did not come in time,
+    REFUSED_FORBIDDEN = 20  # the network of the client,
+    REFUSED_RATE = 21  # too many requests,
+    REFUSED_CONNECTIONS = 22  # too many connections,
+    REFUSED_PROXY_HEADER = 23  # what a trusted proxy has to say first is missing or wrong,
+    REFUSED_HANDSHAKE = 24  # no TLS could be agreed on,
+    REFUSED_NO_NODE = 25  # no endpoint may be used,
+    REFUSED_QUEUE_FULL = 26  # all are full, and so is the queue,
+    REFUSED_QUEUE_TIMEOUT = 27  # all were full for too long,
+    REFUSED_FAILED = 28  # all tries have failed
+    ANSWERS = 29  # what clients got: METHODS x FAMILIES
+
+
+TRAFFIC_ROW = Traffic.ANSWERS + len(METHODS) * FAMILIES  # cells in the row of one worker and route
+TRAFFIC_GAUGES = frozenset({Traffic.CONNECTED, Traffic.WAITING})
+
+
 class Process(IntEnum):
     """What one worker says of itself."""
 
     HEARTBEAT = 0  # counts upwards while its loop turns
-    CONNECTIONS = 1  # clients connected
-    WAITING = 2  # requests in queues
-    ACCEPTED = 3  # totals from here: connections taken,
-    REFUSED = 4  # requests that we answered with 4xx,
-    UNAVAILABLE = 5  # and with 5xx,
-    STICKY_FORGED = 6  # cookies of stickiness that were not ours,
-    STICKY_EXPIRED = 7  # too old,
-    STICKY_UNKNOWN = 8  # or of a node that is no longer configured,
-    LIMITED = 9  # requests and connections refused for their client's limits or the service's
+    LATE_WORST_US = 1  # how late its beat was at worst in the last seconds; see `step.Lateness`
+    BEATS = 2  # that came by time,
+    LATE_SUM_US = 3  # and how late they were, all together
 
 
-PROCESS_GAUGES = frozenset({Process.CONNECTIONS, Process.WAITING})
+PROCESS_GAUGES = frozenset({Process.LATE_WORST_US})
 
 
 class _Header(IntEnum):
     MAGIC = 0
     LAYOUT = auto()
     ENDPOINTS = auto()
+    ROUTES = auto()
     WORKERS = auto()
     VERSION = auto()
     SECRET = auto()  # and the cells that follow, SECRET_CELLS in all
@@ -152,16 +202,20 @@ SECRET_CELLS = 4  # what workers have in common and nobody else: TLS sessions ar
 _HEAD_CELLS = _Header.SECRET + SECRET_CELLS
 _MAGIC = int.from_bytes(b"TPBOARD\0", "big")
 # A package that is upgraded under a running supervisor may have other cells, so the number follows from them.
-# Its first item is for what they do not show, such as the order of areas.
-_CELLS = [(kind.__name__, [(cell.name, cell.value) for cell in kind]) for kind in (State, Counter, Process)]
-_LAYOUT = zlib.crc32(repr((3, LINE, CLIENTS, LEARNED, RATES, BUCKETS_S, _CELLS)).encode())
-_OWN = 7  # areas of each worker
+# The first of _SIZES is for what they do not show, such as the order of areas.
+_CELLS = [
+    (kind.__name__, [(cell.name, cell.value) for cell in kind]) for kind in (State, Counter, Traffic, Process)
+]
+_SIZES = (4, LINE, CLIENTS, LEARNED, RATES, BUCKETS_S, METHODS, FAMILIES)
+_LAYOUT = zlib.crc32(repr((_SIZES, _CELLS)).encode())
+_OWN = 8  # areas of each worker
 
 
-def _places(endpoints: int, workers: int) -> tuple[list[slice], int]:
+def _places(endpoints: int, routes: int, workers: int) -> tuple[list[slice], int]:
     """Return where each area lies, in the order of the layout, and the cells of the whole."""
     shared = [_HEAD_CELLS, len(State) * endpoints, *[endpoints] * workers]
-    own = [len(Process), endpoints, endpoints, ROW * endpoints, CLIENTS, LEARNED, RATES]
+    own = [len(Process), endpoints, endpoints, ROW * endpoints, TRAFFIC_ROW * routes]
+    own += [CLIENTS, LEARNED, RATES]
     places, start = [], 0
     for cells in shared + own * workers:
         places.append(slice(start, start + cells))
@@ -172,10 +226,11 @@ def _places(endpoints: int, workers: int) -> tuple[list[slice], int]:
 class Board:
     """One mapping of a board. What it hands out are slices to keep and to write into; each has one writer."""
 
-    def __init__(self, fd: int, endpoints: int, workers: int, *, owned: bool) -> None:
+    def __init__(self, fd: int, endpoints: int, routes: int, workers: int, *, owned: bool) -> None:
         """Map FD, which fits; use `create` or `open`. owned: whether `close` closes it."""
-        self.fd, self.endpoints, self.workers, self._owned = fd, endpoints, workers, owned
-        places, cells = _places(endpoints, workers)
+        self.fd, self._owned = fd, owned
+        self.endpoints, self.routes, self.workers = endpoints, routes, workers
+        places, cells = _places(endpoints, routes, workers)
         # Nobody holds the mapping but slices of it: it goes with the last of them.
         with memoryview(mmap.mmap(fd, cells * CELL_BYTES)) as raw, raw.cast("q") as memory:
             self._areas = [memory[place] for place in places]
@@ -183,21 +238,22 @@ class Board:
         own = self._areas[2 + workers :]
         self._leases = self._areas[2 : 2 + workers]
         self._processes, self._claims, self._wants, self._counters = (own[n::_OWN] for n in range(4))
-        self._clients, self._learned, self._rates = (own[n::_OWN] for n in range(4, _OWN))
+        self._traffic, self._clients, self._learned, self._rates = (own[n::_OWN] for n in range(4, _OWN))
 
     @classmethod
-    def create(cls, endpoints: int, workers: int, secret: bytes = b"") -> Board:
+    def create(cls, endpoints: int, workers: int, routes: int = 1, secret: bytes = b"") -> Board:
         """Make a board of zeros, or raise BoardError; pass its `fd` on to the workers.
 
+        ROUTES: of all services, see `settings.routes_of`.
         SECRET: of another board, to be this one's too; a new one is made without.
 
         Its memory is taken page by page as cells are written. Its size is sealed: access to what is mapped
         and no longer in the file would kill.
         """
-        assert endpoints >= 0
+        assert min(endpoints, routes) >= 0
         assert workers >= 1
-        size_bytes = _places(endpoints, workers)[1] * CELL_BYTES
-        head = struct.pack("=5q", _MAGIC, _LAYOUT, endpoints, workers, 0)
+        size_bytes = _places(endpoints, routes, workers)[1] * CELL_BYTES
+        head = struct.pack("=6q", _MAGIC, _LAYOUT, endpoints, routes, workers, 0)
         head += secret or os.urandom(SECRET_CELLS * CELL_BYTES)
         fd = -1
         try:
@@ -205,7 +261,7 @@ class Board:
             os.ftruncate(fd, size_bytes)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
             os.pwrite(fd, head, 0)
-            return cls(fd, endpoints, workers, owned=True)
+            return cls(fd, endpoints, routes, workers, owned=True)
         except OSError as error:
             if fd >= 0:
                 os.close(fd)
@@ -219,15 +275,17 @@ class Board:
             head, size_bytes = os.pread(fd, length, 0), os.fstat(fd).st_size
             if len(head) < length:
                 raise BoardError("not a board: too short")
-            magic, layout, endpoints, workers, _ = struct.unpack_from("=5q", head)
-            if magic != _MAGIC or endpoints < 0 or workers < 1:
+            magic, layout, endpoints, routes, workers, _ = struct.unpack_from("=6q", head)
+            if magic != _MAGIC or min(endpoints, routes) < 0 or workers < 1:
                 raise BoardError("not a board")
             if layout != _LAYOUT:
                 raise BoardError("a board of another version of trackproxy")
             # First a bound, so that no header makes us count through more areas than the file can hold.
-            if workers * LINE > size_bytes or _places(endpoints, workers)[1] * CELL_BYTES != size_bytes:
+            if workers * LINE > size_bytes:
                 raise BoardError("a board of the wrong size")
-            return cls(fd, endpoints, workers, owned=owned)
+            if _places(endpoints, routes, workers)[1] * CELL_BYTES != size_bytes:
+                raise BoardError("a board of the wrong size")
+            return cls(fd, endpoints, routes, workers, owned=owned)
         except OSError as error:
             raise BoardError(f"not a board: {error}") from error
 
@@ -264,6 +322,12 @@ class Board:
     def counters(self, worker: int, endpoint: int) -> memoryview:
         """What the worker says of an endpoint, by Counter; in histograms, Counter plus index of bucket."""
         return self._column(_of(self._counters, worker), endpoint)
+
+    def traffic(self, worker: int, route: int) -> memoryview:
+        """What the worker says of a route, by Traffic."""
+        if not 0 <= route < self.routes:
+            raise IndexError(f"no route {route} on the board")
+        return _of(self._traffic, worker)[route * TRAFFIC_ROW : (route + 1) * TRAFFIC_ROW]
 
     def process(self, worker: int) -> memoryview:
         """What the worker says of itself, by Process."""
@@ -309,6 +373,15 @@ class Board:
         rows = [self._column(area, endpoint).tolist() for area in self._counters]
         return list(map(sum, zip(*rows, strict=True)))
 
+    def route_totals(self, route: int) -> list[int]:
+        """The row of a route added up over all workers."""
+        rows = [self.traffic(worker, route).tolist() for worker in range(self.workers)]
+        return list(map(sum, zip(*rows, strict=True)))
+
+    def of_worker(self, worker: int, cell: Traffic) -> int:
+        """What one worker says under CELL of all routes together."""
+        return sum(_of(self._traffic, worker)[cell::TRAFFIC_ROW])
+
     def retire(self, worker: int) -> None:
         """Supervisor: clear what means nothing without the process; its totals and its heartbeat stay.
 
@@ -317,8 +390,10 @@ class Board:
         So do `learned`, which is true without the worker that wrote it, and `rates`, which only time ends.
         """
         process = self.process(worker)
-        for cell in PROCESS_GAUGES:
-            process[cell] = 0
+        for own in PROCESS_GAUGES:
+            process[own] = 0
+        for route, cell in product(range(self.routes), TRAFFIC_GAUGES):
+            self.traffic(worker, route)[cell] = 0
         kinds = [self._kind(self._counters[worker], gauge) for gauge in GAUGES]
         for cells in (self._claims[worker], self._wants[worker], *kinds):
             for endpoint in range(self.endpoints):
@@ -357,6 +432,23 @@ def _of(areas: list[memoryview], worker: int) -> memoryview:
     return areas[worker]
 
 
-def no_row() -> memoryview:
-    """Return a row like those of `counters` for an endpoint that is on no board."""
-    return memoryview(bytearray(ROW * CELL_BYTES)).cast("q")
+def no_row(cells: int = ROW) -> memoryview:
+    """Return a row for what is on no board: like those of `counters`, or so many CELLS."""
+    return memoryview(bytearray(cells * CELL_BYTES)).cast("q")
+
+
+class Answers(dict[bytes, memoryview]):
+    """Where answers to each method are counted in a row of `traffic`: five cells, at the indices 1 to 5.
+
+    It is asked once for each answer; what no method of METHODS is falls under the last one.
+    """
+
+    def __init__(self, row: memoryview) -> None:
+        starts = range(Traffic.ANSWERS - 1, TRAFFIC_ROW - 1, FAMILIES)
+        super().__init__(
+            {name: row[at : at + 1 + FAMILIES] for name, at in zip(METHODS, starts, strict=True)}
+        )
+        self._other = self[METHODS[-1]]
+
+    def __missing__(self, method: bytes) -> memoryview:
+        return self._other

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Sequence, Sized
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from trackproxy.board import Process
     from trackproxy.health.ejections import Ejections
     from trackproxy.pool.balancer import Balancer
     from trackproxy.pool.endpoints import Endpoint
@@ -59,22 +58,28 @@ class Group(Protocol):
         ...
 
 
+class Route(Protocol):
+    """One class of requests, as far as it is counted. cells: its row on the board, see `board.Traffic`."""
+
+    cells: memoryview
+
+    def count_in(self, cells: memoryview) -> None:
+        """Count in CELLS from now on."""
+        ...
+
+
 class Served(Protocol):
     """One service in one process.
 
-    open: connections of clients that are not over yet. accepted: connections ever. refused, unavailable: who
-    was sent away for its own fault, and for ours. counts: further totals by their cells on the board.
-    on_open: called when a client comes.
+    open: connections of clients that are not over yet. on_open: called when a client comes.
+    routes: in the order of the board, the one for the rest last.
     """
 
     name: str
-    accepted: int
-    refused: int
-    unavailable: int
     on_open: Callable[[], None]
 
     @property
-    def counts(self) -> dict[Process, int]: ...
+    def routes(self) -> Sequence[Route]: ...
     @property
     def settings(self) -> AnyService: ...
     @property

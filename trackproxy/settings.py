@@ -113,6 +113,15 @@ def groups_of(settings: Settings, service_name: str) -> list[GroupConfig]:
     return groups
 
 
+def routes_of(settings: Settings) -> list[tuple[str, str]]:
+    """Return (service, route) of all services, in the order of the board; that for the rest has no name."""
+    return [
+        (name, route)
+        for name, service in settings.services.items()
+        for route in [*(one.name for one in getattr(service, "all_routes", ())), ""]
+    ]
+
+
 def endpoints_of(settings: Settings, service: AnyService) -> list[EndpointConfig]:
     """Return the endpoints of a service in the order of its own nodes, or of all nodes if it names none."""
     chosen = service.nodes or dict.fromkeys(settings.nodes, EndpointSettings())

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from functools import partial
 
-from trackproxy.board import Board, Counter, Process, State
+from trackproxy.board import Board, Counter, Process, State, Traffic
 from trackproxy.pool.endpoints import Endpoint, Health
 from trackproxy.pool.nodes import AdminState
 from trackproxy.served import Group, Served
@@ -19,34 +19,55 @@ from trackproxy.units import Address
 
 BEAT_S = 0.025
 IDLE_BEAT_S = 0.1
+LATE_WINDOW_S = 5.0
 
 ADMIN_STATES = (AdminState.READY, AdminState.DRAIN, AdminState.DISABLED)  # by their number on the board
 HEALTHS = (Health.UP, Health.DOWN, Health.STARTING)
-
-
-TOTALS = (
-    (Process.ACCEPTED, "accepted"),
-    (Process.REFUSED, "refused"),
-    (Process.UNAVAILABLE, "unavailable"),
-)
 
 
 @dataclass(slots=True, eq=False)
 class _Seat:
     """One endpoint in its place on the board.
 
-    idle: its idle connections. told: its gauges and its total, as last told. pardons, ends: as last seen.
+    idle: its idle connections. told: its gauges and its totals, as last told. pardons, ends: as last seen.
     answers: how many it has given; since: when that was noticed, seconds.
     """
 
     group: Group
     endpoint: Endpoint
     idle: Sized
-    told: tuple[int, int, int, int] = (0, 0, 0, 0)
+    told: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
     pardons: int = 0
     ends: int = 0
     answers: int = 0
     since: float = math.inf
+
+
+class Lateness:
+    """How late beats come: what else has kept the loop from turning.
+
+    The worst one that is told is that of the window that runs and of the one before, so that nothing is
+    missed by who looks every LATE_WINDOW_S.
+    """
+
+    def __init__(self, process: memoryview) -> None:
+        self._process = process
+        self._due = math.inf
+        self._window_ends = -math.inf
+        self._worst_us = self._worst_before_us = 0
+
+    def beat(self, now: float, pause_s: float) -> None:
+        """The loop has turned; the next beat is due PAUSE_S from NOW, seconds of a clock that goes on."""
+        late_us = max(int((now - self._due) * 1e6), 0) if self._due < math.inf else 0
+        self._due = now + pause_s
+        if now >= self._window_ends:
+            self._window_ends = now + LATE_WINDOW_S
+            self._worst_before_us, self._worst_us = self._worst_us, 0
+        self._worst_us = max(self._worst_us, late_us)
+        process = self._process
+        process[Process.LATE_WORST_US] = max(self._worst_us, self._worst_before_us)
+        process[Process.LATE_SUM_US] += late_us
+        process[Process.BEATS] += 1
 
 
 class Step:
@@ -67,14 +88,20 @@ class Step:
         for seat, state in zip(self._seats, self._states, strict=True):
             seat.pardons, seat.ends = state[State.PARDONS], state[State.ENDS]
         self._process = board.process(number)
+        self._lateness = Lateness(self._process)
+        for index, route in enumerate(route for service in services for route in service.routes):
+            route.count_in(board.traffic(number, index))
         self._leases = board.leases(number)
         self._claims = board.claims(number)
         self._wants = board.wants(number)
         self._limited = [seat for seat in self._seats if seat.endpoint.max_connections]
         self._looks_elsewhere = any(seat.group.balancer.tracks_load for seat in self._seats)
-        self._told = {name: 0 for _, name in TOTALS}
         self._refresh_picks()
         self._version = 0
+
+    def beat(self, now: float, pause_s: float) -> None:
+        """Measure the loop: this is a beat that came by time, and the next one is due PAUSE_S from NOW."""
+        self._lateness.beat(now, pause_s)
 
     def take(self, now: float) -> None:
         """Tell and follow; NOW is on CLOCK_MONOTONIC, in seconds."""
@@ -92,27 +119,19 @@ class Step:
 
     def tell(self) -> None:
         """Write what there is now."""
-        process = self._process
-        process[Process.HEARTBEAT] += 1
-        process[Process.CONNECTIONS] = sum(len(service.open) for service in self._services)
-        process[Process.WAITING] = sum(
-            len(group.waiting) for service in self._services for group in service.groups
-        )
-        for cell, name in TOTALS:
-            total = sum(getattr(service, name) for service in self._services)
-            process[cell] += total - self._told[name]
-            self._told[name] = total
+        self._process[Process.HEARTBEAT] += 1
         for service in self._services:
-            for cell, count in service.counts.items():
-                process[cell] += count
-            service.counts.clear()
+            rest = service.routes[-1].cells
+            rest[Traffic.CONNECTED] = len(service.open)
+            rest[Traffic.WAITING] = sum(len(group.waiting) for group in service.groups)
         for seat in self._seats:
             endpoint = seat.endpoint
-            now = (endpoint.own, endpoint.tunnels, len(seat.idle), endpoint.total)
+            now = (endpoint.own, endpoint.tunnels, len(seat.idle), endpoint.total, endpoint.reused)
             if now != seat.told:
-                cells = endpoint.cells
+                cells, told = endpoint.cells, seat.told
                 cells[Counter.ACTIVE], cells[Counter.TUNNELS], cells[Counter.IDLE] = now[:3]
-                cells[Counter.TOTAL] += endpoint.total - seat.told[3]
+                cells[Counter.TOTAL] += endpoint.total - told[3]
+                cells[Counter.REUSED] += endpoint.reused - told[4]
                 seat.told = now
 
     # --- what the supervisor says ---

@@ -229,7 +229,8 @@ class Supervisor:
         """Take over sockets and workers; the last generation among them serves until ours does."""
         self.generations.listeners = Listeners(handover.rows)
         boards = [one.open_board() for one in handover.generations]
-        self.cluster.take_over(handover.states, handover.endpoints, counted=None not in boards)
+        counted = None not in boards
+        self.cluster.take_over(handover.states, handover.endpoints, handover.traffic, counted=counted)
         self.generations.adopt(handover.generations, boards, self._start.settings)
         for drain in handover.drains:
             self.drains.begin(*drain, resumed=True)
@@ -336,9 +337,9 @@ class Supervisor:
                 raise
 
     def _handover(self) -> Handover:
-        states, endpoints = self.cluster.hand_over()
-        running = self.generations.hand_over()
-        return Handover(self.generations.listeners.rows, running, states, endpoints, self.drains.under_way())
+        states, endpoints, traffic = self.cluster.hand_over()
+        running, drains = self.generations.hand_over(), self.drains.under_way()
+        return Handover(self.generations.listeners.rows, running, states, endpoints, drains, traffic)
 
     def _status(self) -> str:
         settings = self.generations.serving.settings

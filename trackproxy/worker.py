@@ -13,6 +13,7 @@ import logging
 import os
 import resource
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import count
@@ -26,7 +27,7 @@ from trackproxy.pool.admission import Admission
 from trackproxy.pool.endpoints import Endpoint
 from trackproxy.pool.nodes import Node
 from trackproxy.served import Listening, Served
-from trackproxy.settings import AnyService, EndpointConfig, Settings, groups_of, tls_name
+from trackproxy.settings import AnyService, EndpointConfig, Settings, groups_of, routes_of, tls_name
 from trackproxy.sockets.poller import Poller
 from trackproxy.step import BEAT_S, IDLE_BEAT_S, Step
 from trackproxy.tcp.forwarder import Forwarder
@@ -118,7 +119,9 @@ class Worker:
         self._sweep = Sweep(loop.time, shortest_s)
         self._files = Files()
         self._board = self._board or Board.create(
-            sum(len(group.endpoints) for name in services for group in groups_of(self._settings, name)), 1
+            sum(len(group.endpoints) for name in services for group in groups_of(self._settings, name)),
+            workers=1,
+            routes=len(routes_of(self._settings)),
         )
         self._means = Means(self._board, self._number, self._watch_sockets)
         self._indices = count()
@@ -221,7 +224,9 @@ class Worker:
 
     def _beat(self) -> None:
         self._idle = not any(service.open for service in self.services.values())
-        self._timers["beat"] = self._loop.call_later(IDLE_BEAT_S if self._idle else BEAT_S, self._beat)
+        pause_s = IDLE_BEAT_S if self._idle else BEAT_S
+        self._timers["beat"] = self._loop.call_later(pause_s, self._beat)
+        self._step.beat(time.monotonic(), pause_s)
         self._step.take(self._loop.time())
         self._watch_files()
 

@@ -12,7 +12,7 @@ from tests.integration.conftest import Stage
 from tests.integration.messages import Message, answer, request
 from tests.integration.nodes import Exchange, Node, Script, answering
 from tests.integration.wire import Wire
-from trackproxy.board import Board, Counter, Process, State
+from trackproxy.board import Board, Counter, State, Traffic
 from trackproxy.http.cookies import parameter
 from trackproxy.http.group import Group
 from trackproxy.http.service import Service
@@ -165,12 +165,9 @@ class Cluster:
 
     def flaws(self) -> dict[str, int]:
         """What was wrong with cookies."""
-        self.worker._step.tell()
-        board = self.worker._board
-        assert board is not None
-        cells = board.process(0)
-        flaws = (Process.STICKY_FORGED, Process.STICKY_EXPIRED, Process.STICKY_UNKNOWN)
-        return {flaw.name: cells[flaw] for flaw in flaws if cells[flaw]}
+        flaws = (Traffic.STICKY_FORGED, Traffic.STICKY_EXPIRED, Traffic.STICKY_UNKNOWN)
+        counted = {flaw.name: sum(route.cells[flaw] for route in self.service.routes) for flaw in flaws}
+        return {name: count for name, count in counted.items() if count}
 
 
 async def cluster(

@@ -14,6 +14,7 @@ from tests.integration.conftest import Stage
 from tests.integration.nodes import Exchange
 from tests.integration.sessions import GREETING, UNAVAILABLE, greeting, session, start_mail
 from tests.integration.wire import DEADLINE_S, Wire, settle
+from trackproxy.board import Traffic
 from trackproxy.proxy_protocol import MAX_BYTES, ProxyHeader, header_v1, header_v2, parse
 
 CLIENT, SITE = ("192.0.2.7", 4711), ("192.0.2.1", 25)
@@ -100,7 +101,8 @@ async def test_a_trusted_proxy_that_says_no_valid_header_is_turned_away(stage: S
     await client.send(data)
     assert await client.rest() == b""
     assert not node.connections
-    assert stage.workers[0].services["mail"].refused == 1
+    (mail,) = stage.workers[0].services["mail"].routes
+    assert mail.cells[Traffic.REFUSED_PROXY_HEADER] == 1
 
 
 async def test_a_trusted_proxy_that_says_nothing_is_turned_away_in_time(stage: Stage) -> None:

@@ -14,6 +14,7 @@ from tests.integration.conftest import Stage, until
 from tests.integration.messages import Message, answer, chunked, request
 from tests.integration.nodes import Exchange, Node
 from tests.integration.wire import DEADLINE_S, Wire
+from trackproxy.board import Traffic
 from trackproxy.proxy_protocol import LOCAL_V2, header_v1, header_v2
 
 CLIENT, SITE = ("192.0.2.7", 4711), ("192.0.2.1", 8080)
@@ -315,7 +316,7 @@ async def test_a_trusted_proxy_without_a_valid_header_is_turned_away(
     assert await client.rest() == b""
     await stage.over()
     assert not node.connections
-    assert stage.web.refused == 1
+    assert stage.web.routes[-1].cells[Traffic.REFUSED_PROXY_HEADER] == 1
 
 
 async def test_a_header_has_to_come_in_time(stage: Stage, certificate: str, scheme: str) -> None:

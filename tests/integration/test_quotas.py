@@ -14,7 +14,7 @@ from tests.integration.messages import Message, answer, post, request
 from tests.integration.nodes import Exchange, silent
 from tests.integration.test_tunnels import ASK, SWITCH, switching
 from tests.integration.wire import DEADLINE_S, Wire, WireEnded, settle
-from trackproxy.board import Board, Process
+from trackproxy.board import Board, Traffic
 from trackproxy.http import gate
 from trackproxy.proxy_protocol import header_v2
 
@@ -34,9 +34,8 @@ async def statuses(client: Wire, count: int, *fields: str) -> list[int]:
 
 def limited(stage: Stage) -> int:
     """How many clients were refused so far, in the first worker."""
-    board = stage.workers[0]._board
-    assert board is not None
-    return board.process(0)[Process.LIMITED] + stage.web.counts.get(Process.LIMITED, 0)
+    causes = (Traffic.REFUSED_RATE, Traffic.REFUSED_CONNECTIONS)
+    return sum(route.cells[cause] for route in stage.web.routes for cause in causes)
 
 
 # --- connections ---

@@ -19,9 +19,9 @@ from trackproxy.step import Step
 from trackproxy.units import Address
 
 
-def board_of(endpoints: int, workers: int) -> Board:
+def board_of(endpoints: int, workers: int, routes: int = 1) -> Board:
     """A board that goes with the last who holds it."""
-    made = Board.create(endpoints, workers)
+    made = Board.create(endpoints, workers, routes)
     board = Board.open(made.fd)
     made.close()
     return board
@@ -40,10 +40,10 @@ class Stage:
             Endpoint(Node(f"node{n}"), Address("127.0.0.1", 8000 + n), max_connections=max_connections)
             for n in range(nodes)
         ]
-        self.board = board_of(nodes, workers)
+        self.settings = HttpService.model_validate({"protocol": "http", "listen": [":8080"], **settings})
+        self.board = board_of(nodes, workers, len(self.settings.all_routes) + 1)
         for index, endpoint in enumerate(self.endpoints):
             endpoint.index, endpoint.cells = index, self.board.counters(0, index)
-        self.settings = HttpService.model_validate({"protocol": "http", "listen": [":8080"], **settings})
         loop = cast(asyncio.AbstractEventLoop, self.loop)
         self.service = Service("web", self.settings, {"": self.endpoints}, loop, self.sweep)
         self.step = Step(self.board, 0, [self.service])

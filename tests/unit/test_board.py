@@ -21,16 +21,22 @@ from hypothesis import strategies as st
 from trackproxy.board import (
     BUCKETS_S,
     CLIENTS,
+    FAMILIES,
     GAUGES,
     LEARNED,
+    METHODS,
     PROCESS_GAUGES,
     RATES,
     ROW,
+    TRAFFIC_GAUGES,
+    TRAFFIC_ROW,
+    Answers,
     Board,
     BoardError,
     Counter,
     Process,
     State,
+    Traffic,
     no_row,
 )
 
@@ -53,14 +59,14 @@ for n in range(1 << 62):
     row[Counter.DURATION + n % {len(BUCKETS_S) + 1}] += 1
 """
 
-sizes = st.tuples(st.integers(0, 7), st.integers(1, 5))
-some_sizes = pytest.mark.parametrize(("endpoints", "workers"), [(1, 1), (3, 2), (20, 8)])
+sizes = st.tuples(st.integers(0, 7), st.integers(1, 5), st.integers(0, 4))
+some_sizes = pytest.mark.parametrize(("endpoints", "workers", "routes"), [(1, 1, 1), (3, 2, 5), (20, 8, 3)])
 
 
 @contextlib.contextmanager
-def created(endpoints: int, workers: int) -> Iterator[Board]:
+def created(endpoints: int, workers: int, routes: int = 2) -> Iterator[Board]:
     """A board for the length of a block."""
-    board = Board.create(endpoints, workers)
+    board = Board.create(endpoints, workers, routes)
     try:
         yield board
     finally:
@@ -86,6 +92,7 @@ def rows_of(board: Board) -> dict[tuple[str, int, int], memoryview]:
         rows["clients", worker, 0] = board.clients(worker)[:: CLIENTS - 1]
         rows["learned", worker, 0] = board.learned(worker)[:: LEARNED - 1]
         rows["rates", worker, 0] = board.rates(worker)[:: RATES - 1]
+        rows |= {("traffic", worker, route): board.traffic(worker, route) for route in range(board.routes)}
         rows |= {("counters", worker, endpoint): board.counters(worker, endpoint) for endpoint in endpoints}
     return rows
 
@@ -146,7 +153,9 @@ def test_every_latency_has_its_bucket_in_each_histogram_and_in_no_other(seconds:
 
 
 @given(sizes)
-def test_no_two_cells_are_the_same_one_and_all_are_aligned_words_of_the_file(size: tuple[int, int]) -> None:
+def test_no_two_cells_are_the_same_one_and_all_are_aligned_words_of_the_file(
+    size: tuple[int, int, int],
+) -> None:
     with created(*size) as board:
         board.publish()
         written = fill(board)
@@ -155,13 +164,13 @@ def test_no_two_cells_are_the_same_one_and_all_are_aligned_words_of_the_file(siz
         assert {words[number] for row in written.values() for number in row} == {1}
         assert board.version == 1
         reopened = Board.open(board.fd)  # so the header is untouched too
-        assert (reopened.endpoints, reopened.workers) == size
+        assert (reopened.endpoints, reopened.workers, reopened.routes) == size
         reopened.close()
 
 
 @some_sizes
-def test_no_two_writers_share_a_pair_of_cache_lines(endpoints: int, workers: int) -> None:
-    with created(endpoints, workers) as board:
+def test_no_two_writers_share_a_pair_of_cache_lines(endpoints: int, workers: int, routes: int) -> None:
+    with created(endpoints, workers, routes) as board:
         written: dict[int, set[int]] = {worker: set() for worker in range(-1, workers)}
         for (kind, worker, _), row in rows_of(board).items():
             before = pairs_of(board)
@@ -177,6 +186,7 @@ def test_no_two_writers_share_a_pair_of_cache_lines(endpoints: int, workers: int
 def test_a_row_has_the_cells_of_its_kind(board: Board) -> None:
     assert len(board.state(2)) == len(State)
     assert len(board.process(1)) == len(Process)
+    assert len(board.traffic(1, 1)) == len(no_row(TRAFFIC_ROW)) == TRAFFIC_ROW
     assert len(board.counters(1, 2)) == len(no_row()) == ROW
     assert [len(cells) for cells in (board.leases(0), board.claims(0), board.wants(0))] == [3, 3, 3]
     tables = (board.clients(1), board.learned(1), board.rates(1))
@@ -200,6 +210,10 @@ def test_a_new_board_is_all_zeros(board: Board) -> None:
         lambda board: board.process(-1),
         lambda board: board.learned(2),
         lambda board: board.rates(-1),
+        lambda board: board.traffic(0, 2),
+        lambda board: board.traffic(0, -1),
+        lambda board: board.traffic(2, 0),
+        lambda board: board.route_totals(2),
         lambda board: board.totals(3),
         lambda board: board.retire(2),
     ],
@@ -212,7 +226,7 @@ def test_what_is_not_on_the_board_is_an_error_and_not_another_row(
 
 
 @given(sizes)
-def test_two_mappings_see_each_others_writes(size: tuple[int, int]) -> None:
+def test_two_mappings_see_each_others_writes(size: tuple[int, int, int]) -> None:
     with created(*size) as supervisor:
         worker = Board.open(supervisor.fd)
         assert read(worker) == read(supervisor)
@@ -263,12 +277,40 @@ def test_sums_are_those_of_a_model(
         assert len(board.active_elsewhere(0)) == len(board.ejected_until()) == endpoints
 
 
-@given(st.tuples(st.integers(0, 5), st.integers(1, 4)), st.data())
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, TRAFFIC_ROW - 1)), max_size=40)
+)
+def test_sums_of_routes_are_those_of_a_model(writes: list[tuple[int, int, int]]) -> None:
+    model = {(worker, route): [0] * TRAFFIC_ROW for worker in range(3) for route in range(2)}
+    with created(1, 3, 2) as board:
+        for worker, route, cell in writes:
+            board.traffic(worker, route)[cell] += 1
+            model[worker, route][cell] += 1
+        for route in range(2):
+            column = [model[worker, route] for worker in range(3)]
+            assert board.route_totals(route) == [sum(cells) for cells in zip(*column, strict=True)]
+        for worker in range(3):
+            accepted = sum(model[worker, route][Traffic.ACCEPTED] for route in range(2))
+            assert board.of_worker(worker, Traffic.ACCEPTED) == accepted
+
+
+def test_answers_to_each_method_and_of_each_class_have_a_cell_of_their_own(board: Board) -> None:
+    row = board.traffic(1, 1)
+    answers = Answers(row)
+    for number, method in enumerate([*METHODS[:-1], b"PROPFIND"]):
+        for family in range(1, FAMILIES + 1):
+            answers[method][family] += 10 * number + family
+    expected = [10 * number + family for number in range(len(METHODS)) for family in range(1, FAMILIES + 1)]
+    assert row.tolist() == [0] * Traffic.ANSWERS + expected
+    assert set(Traffic) == set(range(Traffic.ANSWERS + 1))
+
+
+@given(st.tuples(st.integers(0, 5), st.integers(1, 4), st.integers(0, 3)), st.data())
 def test_retiring_a_worker_clears_its_gauges_claims_wants_and_clients_and_nothing_else(
-    size: tuple[int, int], data: st.DataObject
+    size: tuple[int, int, int], data: st.DataObject
 ) -> None:
     retired = data.draw(st.integers(0, size[1] - 1))
-    gauges = {"process": PROCESS_GAUGES, "counters": GAUGES}
+    gauges = {"process": PROCESS_GAUGES, "traffic": TRAFFIC_GAUGES, "counters": GAUGES}
     with created(*size) as board:
         expected = fill(board)
         for (kind, worker, _), row in expected.items():
@@ -329,7 +371,7 @@ def test_a_board_that_cannot_be_mapped_is_an_error_of_ours_and_leaks_nothing() -
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.parametrize("kept_bytes", [0, 7, 39, 40, 4096, -8, -1])
+@pytest.mark.parametrize("kept_bytes", [0, 7, 47, 48, 4096, -8, -1])
 def test_a_truncated_board_is_refused(board: Board, kept_bytes: int) -> None:
     whole = os.pread(board.fd, os.fstat(board.fd).st_size, 0)
     with file_of(whole) as fd:
@@ -340,7 +382,7 @@ def test_a_truncated_board_is_refused(board: Board, kept_bytes: int) -> None:
         Board.open(fd)
 
 
-@pytest.mark.parametrize("cell", range(4), ids=["magic", "layout", "endpoints", "workers"])
+@pytest.mark.parametrize("cell", range(5), ids=["magic", "layout", "endpoints", "routes", "workers"])
 @pytest.mark.parametrize("number", [-1, 0, 1, 1 << 20, (1 << 63) - 1, -(1 << 63)])
 def test_a_foreign_header_is_refused(board: Board, cell: int, number: int) -> None:
     whole = bytearray(os.pread(board.fd, os.fstat(board.fd).st_size, 0))

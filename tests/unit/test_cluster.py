@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from trackproxy.board import Counter, State
+from trackproxy.board import TRAFFIC_ROW, Counter, State, Traffic
 from trackproxy.control.cluster import DOWN, UP, Cluster
 from trackproxy.control.memory import FILE, recall, remember
+from trackproxy.control.traffic import RouteKey, by_name, from_names
 from trackproxy.control.views import Key, View
 from trackproxy.health.probes import open_session
 from trackproxy.pool.nodes import AdminState
 from trackproxy.settings import Settings, load
 
 
-def settings_of(*addresses: str, probe: str = "off", **more: Any) -> Settings:
+def settings_of(*addresses: str, probe: str = "off", routes: Any = (), **more: Any) -> Settings:
     """One service; its nodes are called a, b, … and have these addresses."""
     nodes = {"abc"[at]: {"address": address, **more} for at, address in enumerate(addresses)}
     service = {"protocol": "http", "listen": ["127.0.0.1:0"], "probe": {"type": probe, "interval": "1h"}}
+    service["routes"] = [*routes]
     return load(None, {"nodes": nodes, "services": {"web": service}})
 
 
@@ -202,10 +207,10 @@ async def test_an_upgrade_takes_states_health_and_counts_along(
     view.rows[0].watched.carried[Counter.TOTAL] = 4
     view.board.counters(0, 0)[Counter.TOTAL] = 5
     cluster.set_state("b", AdminState.DRAIN)
-    states, endpoints = cluster.hand_over()
+    states, endpoints, traffic = cluster.hand_over()
     async with open_session() as session:
         after = Cluster(tmp_path, session)
-        after.take_over(states, endpoints, counted=counted)
+        after.take_over(states, endpoints, traffic, counted=counted)
         if counted:
             after.adopt_view(View(view.board, after.rows_of(settings), settings))
         new = await serve(after, settings)
@@ -228,3 +233,125 @@ async def test_weights_reach_the_workers_that_run_and_those_on_their_way_out(clu
         assert view.board.version > version
         assert [view.board.state(row)[State.WEIGHT] for row in (0, 1)] == [7, 1]
     assert cluster.views[-1].settings == tree(7)
+
+
+# --- what is counted of routes, of probes, and of an endpoint that moves ---
+
+GET = Traffic.ANSWERS + 1  # GET answered with 2xx
+
+
+def test_cells_by_name_are_read_again_and_what_is_unknown_is_left_out() -> None:
+    row = [*range(7, 7 + TRAFFIC_ROW)]
+    named = by_name(Traffic, row)
+    assert from_names(Traffic, TRAFFIC_ROW, named) == row
+    others = {**named, "OF_ANOTHER_VERSION": [5], "ANSWERS": [1, 2, 3]}
+    others.pop("ACCEPTED")
+    expected = [0 if cell == Traffic.ACCEPTED or cell >= Traffic.ANSWERS else n for cell, n in enumerate(row)]
+    assert from_names(Traffic, TRAFFIC_ROW, others) == expected
+    assert from_names(Traffic, TRAFFIC_ROW, row) == [0] * TRAFFIC_ROW
+
+
+async def test_what_routes_count_is_kept_over_generations_without_gauges(cluster: Cluster) -> None:
+    settings = settings_of("127.0.0.1:9")
+    old = await serve(cluster, settings)
+    old.board.traffic(0, 0)[GET], old.board.traffic(1, 0)[GET] = 5, 6
+    old.board.traffic(1, 0)[Traffic.CONNECTED] = 3
+    new = await serve(cluster, settings)
+    new.board.traffic(0, 0)[GET] = 7
+    assert cluster.route_totals()[RouteKey("web", "")][GET] == 18
+    cluster.leave(old)
+    row = cluster.route_totals()[RouteKey("web", "")]
+    assert (row[GET], row[Traffic.CONNECTED]) == (18, 0)
+
+
+async def test_counts_of_a_route_are_kept_as_long_as_it_is_named(cluster: Cluster) -> None:
+    plain, routed = (
+        settings_of("127.0.0.1:9"),
+        settings_of("127.0.0.1:9", routes=[{"name": "r", "path": "/"}]),
+    )
+    old = await serve(cluster, routed)
+    old.board.traffic(0, 0)[GET], old.board.traffic(0, 1)[GET] = 5, 6
+    new = await serve(cluster, routed)
+    cluster.leave(old)
+    assert [row[GET] for row in cluster.route_totals().values()] == [5, 6]
+    await serve(cluster, plain)
+    cluster.leave(new)
+    assert {key: row[GET] for key, row in cluster.route_totals().items()} == {RouteKey("web", ""): 6}
+    await serve(cluster, routed)
+    assert cluster.route_totals()[RouteKey("web", "r")][GET] == 0
+
+
+async def test_what_a_node_has_counted_goes_on_at_another_address(cluster: Cluster, alive: str) -> None:
+    old = await serve(cluster, settings_of("127.0.0.1:9"))
+    old.board.counters(0, 0)[Counter.TOTAL] = 5
+    new = await serve(cluster, settings_of(alive, probe="tcp"))
+    new.board.counters(0, 0)[Counter.TOTAL] = 6
+    assert sum(row[Counter.TOTAL] for row in cluster.totals().values()) == 11
+    cluster.leave(old)
+    assert {key.address: row[Counter.TOTAL] for key, row in cluster.totals().items()} == {alive: 11}
+
+
+async def test_probes_are_counted_by_what_they_have_found(cluster: Cluster, alive: str, dead: str) -> None:
+    view = await serve(cluster, settings_of(alive, dead, probe="tcp"))
+    passed, failed = (row.watched.probed for row in view.rows)
+    assert (passed.passed, passed.failed, failed.passed, failed.failed) == (1, 0, 0, 1)
+    assert min(passed.took_s, failed.took_s) > 0
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["the board goes on", "the board cannot be read"])
+async def test_an_upgrade_takes_counts_of_routes_probes_and_crashes_along(
+    cluster: Cluster, tmp_path: Path, alive: str, counted: bool
+) -> None:
+    settings = settings_of(alive, probe="tcp")
+    first = await serve(cluster, settings)
+    first.board.traffic(0, 0)[GET] = 4
+    view = await serve(cluster, settings)
+    cluster.leave(first)
+    view.board.traffic(1, 0)[GET] = 5
+    view.board.traffic(1, 0)[Traffic.CONNECTED] = 6
+    view.crashes = 2
+    states, endpoints, traffic = json.loads(json.dumps(cluster.hand_over()))
+    async with open_session() as session:
+        after = Cluster(tmp_path, session)
+        after.take_over(states, endpoints, traffic, counted=counted)
+        if counted:
+            after.adopt_view(View(view.board, after.rows_of(settings), settings))
+        new = await serve(after, settings)
+        new.board.traffic(0, 0)[GET] = 1
+        row = after.route_totals()[RouteKey("web", "")]
+        assert (row[GET], row[Traffic.CONNECTED]) == (10, 6 * counted)
+        assert (new.rows[0].watched.probed.passed, after.crashes) == (1, 2)
+        after.stop()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["count", "reload", "leave", "kill"]), st.integers(0, 1), st.integers(0, 1)
+        ),
+        max_size=30,
+    )
+)
+async def test_totals_of_routes_are_all_that_was_counted_and_never_run_backwards(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    settings = settings_of("127.0.0.1:9", routes=[{"name": "r", "path": "/"}])
+    counted, before = [0, 0], [0, 0]
+    async with open_session() as session:
+        cluster = Cluster(Path("/dev/null/nowhere"), session)
+        await serve(cluster, settings)
+        for step, worker, route in steps:
+            if step == "count":
+                cluster.views[-1].board.traffic(worker, route)[GET] += 1
+                counted[route] += 1
+            elif step == "reload":
+                await serve(cluster, settings)
+            elif step == "leave" and len(cluster.views) > 1:
+                cluster.leave(cluster.views[0])
+            elif step == "kill":
+                cluster.views[-1].board.retire(worker)
+            now = [row[GET] for row in cluster.route_totals().values()]
+            assert all(new >= old for new, old in zip(now, before, strict=True))
+            before = now
+        assert before == counted
+        cluster.stop()

@@ -208,11 +208,11 @@ async def test_a_second_order_to_end_may_shorten_the_first_but_never_lengthen_it
 async def test_workers_that_have_ended_are_buried_while_others_go_on() -> None:
     generation = Manned(2)
     await generation.start()
-    generation.view.board.process(0)[Process.CONNECTIONS] = 7
+    generation.view.board.process(0)[Process.LATE_WORST_US] = 7
     generation.retire(3600)
     generation.born[0].death.set_result("ended")
     await soon(lambda: generation.view.gone == {0})
-    assert generation.view.board.process(0)[Process.CONNECTIONS] == 0
+    assert generation.view.board.process(0)[Process.LATE_WORST_US] == 0
     assert not generation.over.is_set()
     generation.born[1].death.set_result("ended")
     await over(generation)

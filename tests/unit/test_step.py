@@ -7,7 +7,7 @@ import pytest
 from tests.unit.memory_stage import Stage
 from tests.unit.memory_transport import MemoryTransport
 from tests.unit.test_protocols import GET, OK, leave
-from trackproxy.board import Counter, Process, State
+from trackproxy.board import Counter, State, Traffic
 from trackproxy.health.outliers import Cause
 from trackproxy.pool.endpoints import Health
 from trackproxy.pool.nodes import AdminState
@@ -162,7 +162,7 @@ def test_a_worker_wants_what_it_has_open_and_what_waits() -> None:
         client.receive(GET)
     stage.beat()
     assert stage.board.wants(0)[0] == 5
-    assert stage.board.process(0)[Process.WAITING] == 3
+    assert stage.board.traffic(0, 0)[Traffic.WAITING] == 3
     leave(stage, *clients)
     stage.beat()
     assert stage.board.wants(0)[0] == 0

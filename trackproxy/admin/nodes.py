@@ -18,9 +18,9 @@ from trackproxy.session_sections import SessionService
 
 HEALTHS = ("up", "down", "starting")  # by their number on the board
 
-NAMES = {cell: "requests" if cell is Counter.TOTAL else cell.name.lower() for cell in Counter}
-SHOWN_TOTALS = [cell for cell in Counter if cell not in GAUGES and cell < Counter.CONNECT_TIME]
-SHOWN_GAUGES = (Counter.ACTIVE, Counter.TUNNELS, Counter.IDLE)
+_NAMES = {cell: "requests" if cell is Counter.TOTAL else cell.name.lower() for cell in Counter}
+_TOTALS = [cell for cell in Counter if cell not in GAUGES and cell < Counter.CONNECT_TIME]
+_GAUGES = (Counter.ACTIVE, Counter.TUNNELS, Counter.IDLE)
 
 
 def describe(
@@ -90,9 +90,14 @@ def describe_endpoint(row: Row, health: str, counts: list[int]) -> dict[str, Any
         "weight": row.config.weight,
         "priority": row.config.priority,
         "probe": _probe(row),
-        "gauges": {NAMES[cell]: counts[cell] for cell in SHOWN_GAUGES},
-        "totals": {NAMES[cell]: counts[cell] for cell in SHOWN_TOTALS},
-    }
+    } | counted(counts)
+
+
+def counted(counts: list[int]) -> dict[str, dict[str, int]]:
+    """Return gauges and totals by name of what was COUNTED of one endpoint, or of several together."""
+    totals = {_NAMES[cell]: counts[cell] for cell in _TOTALS}
+    totals["ejections"] = sum(counts[Counter.EJECTED_CONNECT : Counter.EJECTED_STATUS + 1])
+    return {"gauges": {_NAMES[cell]: counts[cell] for cell in _GAUGES}, "totals": totals}
 
 
 def _probe(row: Row) -> dict[str, object] | None:

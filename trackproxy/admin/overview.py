@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
-from trackproxy.admin.nodes import NAMES, SHOWN_GAUGES, SHOWN_TOTALS, describe_endpoint, healths, out_now
-from trackproxy.board import Process
+from trackproxy.admin.nodes import counted, describe_endpoint, healths, out_now
+from trackproxy.board import Process, Traffic
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.generations import Generations
 from trackproxy.control.recent import Looks
+from trackproxy.control.traffic import RouteKey
 from trackproxy.control.views import Key, Row
 from trackproxy.http_sections import HttpService
 from trackproxy.pool.nodes import AdminState
@@ -74,15 +75,16 @@ def _workers(generations: Generations) -> Iterable[dict[str, Any]]:
         for number, worker in enumerate(generation.crew):
             if worker.death.done():
                 continue
-            cells = generation.view.board.process(number)
+            board = generation.view.board
+            rows = [board.traffic(number, route) for route in range(board.routes)]
             yield {
                 "number": number + 1,
                 "pid": worker.pid or None,
                 "generation": generation.number,
-                "connections": cells[Process.CONNECTIONS],
-                "waiting": cells[Process.WAITING],
-                "accepted": cells[Process.ACCEPTED],
-                "lag_ms": None,
+                "connections": sum(row[Traffic.CONNECTED] for row in rows),
+                "waiting": sum(row[Traffic.WAITING] for row in rows),
+                "accepted": sum(row[Traffic.ACCEPTED] for row in rows),
+                "lag_ms": board.process(number)[Process.LATE_WORST_US] / 1000,
             }
 
 
@@ -120,6 +122,7 @@ def _service(
     counts = list(map(sum, zip(*(totals[key] for key in keys), strict=True)))
     taking = [row for row in rows if row.config.weight]
     eligible = [row for row in taking if is_eligible(whole.cluster, row, healthy, out)]
+    rest = whole.cluster.route_totals()[RouteKey(name, "")]  # it has what belongs to no route
     recent = whole.looks.of(keys, sessions=isinstance(config, SessionService))
     return {
         "name": name,
@@ -132,8 +135,9 @@ def _service(
             "eligible": len({row.config.node for row in eligible}),
             "up": len({row.config.node for row in rows if healthy[row.watched.key] != "down"}),
         },
-        "gauges": {NAMES[cell]: counts[cell] for cell in SHOWN_GAUGES},
-        "totals": {NAMES[cell]: counts[cell] for cell in SHOWN_TOTALS},
+        "connections": rest[Traffic.CONNECTED],
+        "waiting": rest[Traffic.WAITING],
+        **counted(counts),
         "recent": asdict(recent) if recent else None,
         "panic": any(whole.cluster.panics(label) for label in {key.label for key in keys}),
         "routes": [route.name for route in config.all_routes] if isinstance(config, HttpService) else [],

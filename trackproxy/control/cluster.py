@@ -9,16 +9,19 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from trackproxy.board import Board, Counter, State
+from trackproxy.board import GAUGES, ROW, Board, Counter, State
 from trackproxy.control.memory import recall, remember
 from trackproxy.control.sharing import lease_first
 from trackproxy.control.tasks import Tasks
-from trackproxy.control.views import Key, Row, View, Watched, left, totals
+from trackproxy.control.traffic import RouteKey, RouteTotals, by_name, from_names
+from trackproxy.control.views import Key, Probed, Row, View, Watched, left, totals
 from trackproxy.health.checker import Checker
 from trackproxy.health.looking import Result
 from trackproxy.health.probes import make_prober
@@ -28,7 +31,7 @@ from trackproxy.pool.learned import carry
 from trackproxy.pool.nodes import AdminState
 from trackproxy.pool.panic import panics
 from trackproxy.session_sections import SessionService
-from trackproxy.settings import AnyService, EndpointConfig, Settings, groups_of
+from trackproxy.settings import AnyService, EndpointConfig, Settings, groups_of, routes_of
 from trackproxy.step import BEAT_S
 
 log = logging.getLogger(__name__)
@@ -55,6 +58,7 @@ class Cluster:
         self._watched: dict[Key, Watched] = {}
         self._panicking: set[str] = set()
         self._handed: dict[str, Mapping[str, Any]] = {}
+        self._routes = RouteTotals()
         self.states: dict[str, AdminState] = {}
         self.moving: set[str] = set()
         self.views: list[View] = []
@@ -62,8 +66,10 @@ class Cluster:
 
     # --- upgrades ---
 
-    def hand_over(self) -> tuple[dict[str, str], dict[str, dict[str, object]]]:
-        """Return what operators want of nodes, and what is known of endpoints by the text of their keys."""
+    def hand_over(self) -> tuple[dict[str, str], dict[str, dict[str, object]], dict[str, object]]:
+        """Return what operators want of nodes, what is known of endpoints by the text of their keys, and what
+        was counted besides.
+        """
         now = asyncio.get_running_loop().time()
         totals = self.totals()
         endpoints: dict[str, dict[str, object]] = {
@@ -72,15 +78,22 @@ class Cluster:
                 "back_s": now - watched.back,
                 "pardons": watched.pardons,
                 "ends": watched.ends,
-                "carried": watched.carried,
-                "totals": totals[key],
+                "carried": by_name(Counter, watched.carried),
+                "totals": by_name(Counter, totals[key]),
+                "probed": asdict(watched.probed),
             }
             for key, watched in self._watched.items()
         }
-        return {name: state.value for name, state in self.states.items()}, endpoints
+        states = {name: state.value for name, state in self.states.items()}
+        return states, endpoints, self._routes.hand_over(self.views)
 
     def take_over(
-        self, states: Mapping[str, str], endpoints: Mapping[str, Mapping[str, Any]], *, counted: bool
+        self,
+        states: Mapping[str, str],
+        endpoints: Mapping[str, Mapping[str, Any]],
+        traffic: Mapping[str, Any],
+        *,
+        counted: bool,
     ) -> None:
         """Begin with what `hand_over` of another program has returned.
 
@@ -91,6 +104,7 @@ class Cluster:
             key: {**known, "carried": known["carried" if counted else "totals"]}
             for key, known in endpoints.items()
         }
+        self._routes.take_over(traffic, counted=counted)
 
     def adopt_view(self, view: View) -> None:
         """Take over the board of a generation that another program has started."""
@@ -121,7 +135,8 @@ class Cluster:
         """
         rows = self.rows_of(settings)
         await self._find_out(rows)
-        view = View(Board.create(len(rows), max(workers, 1), self._secret()), rows, settings)
+        routes = len(routes_of(settings))
+        view = View(Board.create(len(rows), max(workers, 1), routes, self._secret()), rows, settings)
         lease_first(view, {*self._watched})
         self._carry_ejections(view)
         _carry_learned(self.views, view)
@@ -164,6 +179,7 @@ class Cluster:
         if view in self.views:
             self.views.remove(view)
             view.carry()
+            self._routes.carry(view)
             self._forget()
         view.board.close()
 
@@ -176,7 +192,10 @@ class Cluster:
             watched.verdict.up = self._remembered[str(key)] = handed["up"]
             watched.back = asyncio.get_running_loop().time() - handed["back_s"]
             watched.pardons, watched.ends = handed["pardons"], handed["ends"]
-            watched.carried = handed["carried"]
+            watched.carried = from_names(Counter, ROW, handed["carried"])
+            for gauge in GAUGES:
+                watched.carried[gauge] = 0
+            watched.probed = Probed(**handed.get("probed", {}))
         return watched
 
     async def _find_out(self, rows: list[Row]) -> None:
@@ -199,7 +218,17 @@ class Cluster:
     def _forget(self) -> None:
         named = {row.watched.key for view in self.views for row in view.rows}
         for key in [key for key in self._watched if key not in named]:
-            self._stop(self._watched.pop(key))
+            self._stop(self._watched[key])
+            self._bequeath(self._watched.pop(key))
+        self._routes.forget(self.views)
+
+    def _bequeath(self, gone: Watched) -> None:
+        """Add what was counted of an endpoint to that which its node has there now, under another address."""
+        for heir in self._watched.values():
+            if heir.key._replace(address="") == gone.key._replace(address=""):
+                heir.carried = [*map(add, heir.carried, gone.carried)]
+                heir.probed.add(gone.probed)
+                return
 
     # --- probes ---
 
@@ -247,6 +276,7 @@ class Cluster:
     def _heard(self, watched: Watched, service: AnyService, result: Result, changed: bool) -> None:
         """Take the result of a probe."""
         watched.last = result
+        watched.probed.count(result)
         if changed:
             up = watched.verdict.up
             log.log(
@@ -409,6 +439,15 @@ class Cluster:
     def totals(self) -> dict[Key, list[int]]:
         """Return the counters of each endpoint over all workers that ever ran, by the board's Counter."""
         return totals(self.views, self._watched.values())
+
+    def route_totals(self) -> dict[RouteKey, list[int]]:
+        """Return what is counted of each route over all workers that ever ran, by the board's Traffic."""
+        return self._routes.of(self.views)
+
+    @property
+    def crashes(self) -> int:
+        """How many workers have died, and were replaced."""
+        return self._routes.crashes(self.views)
 
     def stop(self) -> None:
         """Probe no more."""

@@ -176,6 +176,7 @@ class Generation:
             if self.retired:
                 return
             self.view.board.retire(number)
+            self.view.crashes += 1
             young = time() - started < OLD_S
             log.error(
                 "worker %d %s; another one starts%s",

@@ -20,7 +20,7 @@ from trackproxy.control.listeners import Listeners
 from trackproxy.control.takeover import ENDED, Crewed
 from trackproxy.control.tasks import Tasks
 from trackproxy.control.views import View
-from trackproxy.settings import Settings, groups_of
+from trackproxy.settings import Settings, groups_of, routes_of
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class Generations:
         ]
         settings = one.settings or settings
         if board is None:
-            view = View(Board.create(0, len(crew)), [], settings)
+            view = View(Board.create(0, len(crew), routes=0), [], settings)
         else:
             view = View(board, self._cluster.rows_of(settings), settings)
         replaced = board is not None and not one.retired
@@ -188,7 +188,8 @@ async def rehearse(settings: Settings) -> None:
     nowhere = Listeners()
     nowhere.services = {name: [] for name in settings.services}
     endpoints = sum(len(group.endpoints) for name in settings.services for group in groups_of(settings, name))
-    generation = Generation(0, settings, View(Board.create(endpoints, 1), [], settings), nowhere, 1)
+    board = Board.create(endpoints, 1, routes=len(routes_of(settings)))
+    generation = Generation(0, settings, View(board, [], settings), nowhere, 1)
     try:
         await generation.start()
     finally:

@@ -60,6 +60,7 @@ class Handover:
     """Everything that is handed on.
 
     states: by node. endpoints: what is known of each, by its key's text. drains: node, seconds left, sticky.
+    traffic: what was counted besides; see `control.traffic`.
     """
 
     rows: Mapping[Place, Row]
@@ -67,6 +68,7 @@ class Handover:
     states: dict[str, str] = field(default_factory=dict)
     endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
     drains: list[tuple[str, float, Sticky]] = field(default_factory=list)
+    traffic: dict[str, Any] = field(default_factory=dict)
 
     def descriptors(self) -> list[int]:
         """Return what has to stay open."""
@@ -94,6 +96,7 @@ class Handover:
                 "states": self.states,
                 "endpoints": self.endpoints,
                 "drains": self.drains,
+                "traffic": self.traffic,
             }
         ).encode()
 
@@ -117,7 +120,8 @@ class Handover:
             for one in tree["generations"]
         ]
         drains = [(node, left_s, sticky) for node, left_s, sticky in tree["drains"]]
-        handover = cls(rows, generations, tree["states"], tree["endpoints"], drains)
+        traffic = tree.get("traffic", {})
+        handover = cls(rows, generations, tree["states"], tree["endpoints"], drains, traffic)
         for fd in handover.descriptors():
             os.set_inheritable(fd, False)
         return handover

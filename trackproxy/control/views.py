@@ -40,12 +40,36 @@ class Key(NamedTuple):
         return self._replace(route="")
 
 
+@dataclass(slots=True)
+class Probed:
+    """The probes of one endpoint so far. local: those that say nothing about it. took_s: all together."""
+
+    passed: int = 0
+    failed: int = 0
+    local: int = 0
+    took_s: float = 0.0
+
+    def count(self, result: Result) -> None:
+        """Count the RESULT of a probe."""
+        self.took_s += result.took_s
+        self.passed += result.passed
+        self.local += result.local
+        self.failed += not result.passed and not result.local
+
+    def add(self, other: Probed) -> None:
+        """Count what OTHER has counted."""
+        self.passed += other.passed
+        self.failed += other.failed
+        self.local += other.local
+        self.took_s += other.took_s
+
+
 @dataclass(slots=True, eq=False)
 class Watched:
     """What is known of one endpoint.
 
     back: when it came back, for slow start; in the loop's seconds. pardons, ends: see the board's State.
-    carried: totals of workers whose generation is gone. last: the result of its last probe.
+    carried: totals of workers whose generation is gone. last: the result of its last probe. probed: of all.
     """
 
     key: Key
@@ -55,6 +79,7 @@ class Watched:
     ends: int = 0
     carried: list[int] = field(default_factory=lambda: [0] * ROW)
     last: Result | None = None
+    probed: Probed = field(default_factory=Probed)
     checker: Checker | None = None
     probed_as: object = None
     task: asyncio.Task[None] | None = None
@@ -76,13 +101,14 @@ class Row(NamedTuple):
 class View:
     """The board of one generation of workers, and what its rows stand for.
 
-    gone: numbers of workers that have ended and are not replaced.
+    gone: numbers of workers that have ended and are not replaced. crashes: how many others have died.
     """
 
     board: Board
     rows: list[Row]
     settings: Settings
     gone: set[int] = field(default_factory=set)
+    crashes: int = 0
 
     def bury(self, worker: int) -> None:
         """A worker has ended for good: it has nothing open, and takes no part in limits any more."""

@@ -18,6 +18,14 @@ from trackproxy.sections import Outliers
 
 log = logging.getLogger(__name__)
 
+EJECTED = {
+    Cause.CONNECT: Counter.EJECTED_CONNECT,
+    Cause.LOST: Counter.EJECTED_LOST,
+    Cause.SILENT: Counter.EJECTED_SILENT,
+    Cause.MALFORMED: Counter.EJECTED_MALFORMED,
+    Cause.STATUS: Counter.EJECTED_STATUS,
+}
+
 
 class Ejections:
     """Takes failures and good answers of endpoints, ejects them and readmits them.
@@ -66,7 +74,7 @@ class Ejections:
             ),
         )
         endpoint.cells[Counter.EJECTED_UNTIL] = int((now + ejection_s) * 1000)
-        endpoint.cells[Counter.EJECTIONS] += 1
+        endpoint.cells[EJECTED[cause]] += 1
         self._balancer.eject(endpoint)
         self._changed()
         self.alert(endpoint)

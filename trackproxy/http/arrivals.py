@@ -13,6 +13,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from trackproxy.board import Traffic
 from trackproxy.http.edge import Edge, SecureEdge
 from trackproxy.proxy_protocol import ProxyHeader
 from trackproxy.sockets.entrance import Entrance
@@ -73,7 +74,7 @@ class Arrivals:
 
     def _turned_away(self, entrance: Entrance, reason: str) -> None:
         log.info("%s: a trusted proxy was turned away: %s", self._service.name, reason)
-        self._service.refused += 1
+        self._service.count(Traffic.REFUSED_PROXY_HEADER)
         self._drop(entrance)
         self._service.look_for_end()
 
@@ -88,7 +89,7 @@ class Arrivals:
             trusted = self._service.trust.trusts(host)
             refusal, held = self._service.quotas.admit(host, time.monotonic(), trusted=trusted)
             if refusal:
-                self._service.count_limited()
+                self._service.count(Traffic.REFUSED_CONNECTIONS)
                 sock.close()  # rather than shake hands with a flood
                 self._service.look_for_end()
                 return
@@ -117,6 +118,8 @@ class Arrivals:
             else:
                 await self._service.loop.connect_accepted_socket(made, sock)
         except OSError as error:
+            if tls:
+                self._service.count(Traffic.REFUSED_HANDSHAKE)
             log.debug("%s: no connection with a client: %s", self._service.name, error)
         finally:
             self._handshakes -= 1

@@ -85,6 +85,7 @@ class Channel:
 
     def connect(self, edge: Edge, request: Request) -> None:
         """Send REQUEST over a new connection."""
+        self.endpoint.dials += 1
         self.service.spawn(self._connect_and_send(edge, request))
 
     async def _connect_and_send(self, edge: Edge, request: Request) -> None:

@@ -316,13 +316,14 @@ class Edge(asyncio.BaseProtocol):
 
     def refuse(self, refusal: BadRequest) -> None:
         """Answer with the refusal's status, and close once the client had a chance to read it."""
+        self.service.count_refusal(self.request, refusal.status)
         self.request = self.upstream = None
-        self.service.refused += 1
         self.transport.write(self.service.local_answer(refusal.status, str(refusal), CLOSE))
         self.linger()
 
     def turn_away(self, status: int, reason: str) -> None:
         """The connection is one too many: say so, and close."""
+        self.service.count_answer(None, status)
         self.transport.write(self.service.local_answer(status, reason, CLOSE, 1))
         self.linger()
 

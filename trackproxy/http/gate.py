@@ -46,7 +46,6 @@ class Gate:
         if self._quotas is not None:
             wait_s = self._quotas.wait_s(edge.host, time.monotonic())
             if wait_s:
-                edge.service.count_limited()
                 edge.service.refuse_request(edge, request, 429, "too many requests", math.ceil(wait_s))
                 return False
         if route in self._https and not edge.is_secure(request):

@@ -22,6 +22,7 @@ from trackproxy.http.fields import (
 
 if TYPE_CHECKING:
     from trackproxy.http.framing import RequestBody
+    from trackproxy.http.retry import Failure
     from trackproxy.http.route import Route
     from trackproxy.http_sections import Limits
     from trackproxy.pool.endpoints import Endpoint
@@ -67,6 +68,7 @@ class Request:
     route: Route  # set once it is dispatched
     endpoint: Endpoint | None = None  # set while it counts as active there
     tried: tuple[Endpoint, ...] = ()
+    failure: Failure | None = None  # of the last of them
     doubted: tuple[Endpoint, ...] = ()  # of these, who answered with an error that another one may not make
     body: RequestBody | None = None
     head: bytes = b""  # as sent to a node, once one was found
@@ -193,11 +195,13 @@ class Answer:
     """The head of a node's answer; never changed after it was read.
 
     head: for the client, up to where the fields about its connection and a body without a length follow.
+    family: the class of the status, 1 to 5. RFC 9110, 15: what is of none of them counts as 5.
     length: octets of the body, CHUNKED or UNTIL_CLOSE; 0 where the status forbids one.
     reusable: the connection may serve again. RFC 9112, 6.1: never after a coding in HTTP/1.0.
     """
 
     status: int
+    family: int
     head: bytes
     length: int
     reusable: bool
@@ -219,6 +223,7 @@ def read_answer(head: bytes) -> Answer:
     framing = b"" if status < 200 or status == 204 else fields.framing
     answer = Answer(
         status=status,
+        family=min(status // 100, 5),
         head=b"HTTP/1.1 %b %b\r\n%b%b" % (found[2], found[3] or b"", fields.forward, framing),
         length=0 if status in BODILESS else fields.length,
         reusable=not fields.close and (found[1] == b"1" or (fields.keep_alive and fields.length >= 0)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trackproxy.board import Counter
+from trackproxy.board import Counter, Traffic
 from trackproxy.http.sticking import count_move
 from trackproxy.pool.balancer import Room
 
@@ -28,14 +28,14 @@ class Queue:
     def wait(self, edge: Edge, request: Request) -> None:
         """Queue REQUEST, which has no endpoint, or answer that waiting is of no use."""
         if not self.may_find_room(request):
-            self._service.answer(edge, request, 503, "no node is available")
+            self._service.answer(edge, request, 503, "no node is available", Traffic.REFUSED_NO_NODE)
         elif self.has_place:
             request.waiting = True
             edge.deadline = self._service.sweep.now + self._settings.timeout
             self.waiting[request] = edge
             self._wanting += request.wanted is not None
         else:
-            self._wait_no_longer(edge, request)
+            self._wait_no_longer(edge, request, Traffic.REFUSED_QUEUE_FULL)
 
     @property
     def has_place(self) -> bool:
@@ -71,7 +71,7 @@ class Queue:
             if endpoint is not None:
                 self.leave(request)
                 edge.watch()
-                self._service.send(edge, request, endpoint)
+                self._send(edge, request, endpoint)
                 return True
         return False
 
@@ -95,14 +95,19 @@ class Queue:
     def waited_too_long(self, edge: Edge, request: Request) -> None:
         """No room was found for REQUEST in time."""
         self.leave(request)
-        self._wait_no_longer(edge, request)
+        self._wait_no_longer(edge, request, Traffic.REFUSED_QUEUE_TIMEOUT)
 
-    def _wait_no_longer(self, edge: Edge, request: Request) -> None:
+    def _wait_no_longer(self, edge: Edge, request: Request, cause: Traffic) -> None:
         """Without its own node a client may still be served by another one."""
         request.wanted = None
         endpoint = self._take_any(request)
         if endpoint is None:
-            self._service.answer(edge, request, 503, "every node is busy")
+            self._service.answer(edge, request, 503, "every node is busy", cause)
             return
         edge.watch()
+        self._send(edge, request, endpoint)
+
+    def _send(self, edge: Edge, request: Request, endpoint: Endpoint) -> None:
+        if request.tried:
+            request.route.second_tries.count(request, endpoint)
         self._service.send(edge, request, endpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trackproxy.board import TRAFFIC_ROW, Answers, no_row
 from trackproxy.http.second_tries import SecondTries
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ class Route:
     """What requests of one class have in common.
 
     config: None for what no route of the settings takes. group: its endpoints. settings: of the service, as
-    this route sees it. sticking: how clients stay at one node, None if they do not.
+    this route sees it. sticking: how clients stay at one node, None if they do not. cells: its row on the
+    board. answers: the part of it for answers.
     """
 
     def __init__(
@@ -29,9 +31,15 @@ class Route:
         self.group = group
         self.settings = settings
         self.second_tries = SecondTries(group, settings)
+        self.count_in(no_row(TRAFFIC_ROW))
         # Read for each request; an attribute of the settings takes several times as long to find.
         self.take = group.balancer.take
         self.channels = group.channels
         self.retry_deadline_s = settings.retry.deadline
         self.response_head_s: float = settings.timeouts.response_head
         self.response_s: float = settings.timeouts.response
+
+    def count_in(self, cells: memoryview) -> None:
+        """Count in CELLS from now on."""
+        self.cells = cells
+        self.answers = Answers(cells)

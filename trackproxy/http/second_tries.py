@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from trackproxy.board import Counter
+from trackproxy.board import Counter, Traffic
 from trackproxy.errors import ConnectFailed, Side
 from trackproxy.health.outliers import Cause
 from trackproxy.http.retry import Budget, Failure, may_retry
@@ -32,6 +32,7 @@ _COUNTERS = {
     Failure.DOWN: Counter.SILENT,
     Failure.MALFORMED: Counter.MALFORMED,
 }
+_RETRIED = {failure: Traffic[f"RETRIED_{failure.name}"] for failure in Failure}
 # No load for a node: nothing was sent, or the node that had it is gone.
 _FREE = frozenset({Failure.CONNECT, Failure.DOWN, Failure.ENDED})
 
@@ -68,15 +69,16 @@ class SecondTries:
             endpoint.cells[_COUNTERS[failure]] += 1
         if failure.cause and failure is not Failure.CONNECT and not stale:
             self._ejections.failed(endpoint, failure.cause, detail)
-        _note_try(request, endpoint)
+        _note_try(request, endpoint, failure)
         if not self._may_retry(request, failure):
             service.release(request)
-            service.answer(edge, request, failure.status, failure.text)
+            self._answer(edge, request, failure)
             return
         _rewind(edge, request)
         stays = stale and request.route.sticking is not None and self._balancer.may_claim(endpoint)
         other = None if stays else self._balancer.take_other(request.client, request.tried)
         if other is None and stale:
+            endpoint.repeats += 1
             self._resend(edge, request, endpoint)
             return
         service.release(request)
@@ -85,7 +87,10 @@ class SecondTries:
         elif self._group.queue.may_find_room(request):
             self._group.queue.wait(edge, request)
         else:
-            service.answer(edge, request, failure.status, failure.text)
+            self._answer(edge, request, failure)
+
+    def _answer(self, edge: Edge, request: Request, failure: Failure) -> None:
+        self._service.answer(edge, request, failure.status, failure.text, Traffic.REFUSED_FAILED)
 
     def connect_failed(self, edge: Edge, request: Request, endpoint: Endpoint, error: ConnectFailed) -> None:
         """A connect failed: hold it against the endpoint, and try another one for REQUEST."""
@@ -103,7 +108,7 @@ class SecondTries:
         """
         endpoint = request.endpoint
         assert endpoint is not None
-        _note_try(request, endpoint)
+        _note_try(request, endpoint, Failure.STATUS)
         other = self._other_than_erring(edge, request, status)
         if other is None:
             if status in UNAVAILABLE and not request.doubted:
@@ -128,7 +133,7 @@ class SecondTries:
             return None
         if not any(other.listed and other not in request.tried for other in self._balancer.endpoints):
             return None
-        if not self._budget.take(self._sent(), now):
+        if not self._budget_allows(request, now):
             return None
         return self._balancer.take_other(request.client, request.tried)
 
@@ -137,18 +142,31 @@ class SecondTries:
         now = self._service.sweep.now
         if not may_retry(request, failure, self._rules, now):
             return False
-        return failure in _FREE or self._budget.take(self._sent(), now)
+        return failure in _FREE or self._budget_allows(request, now)
 
-    def _sent(self) -> int:
-        return sum(endpoint.total for endpoint in self._balancer.endpoints)
+    def _budget_allows(self, request: Request, now: float) -> bool:
+        sent = sum(endpoint.total for endpoint in self._balancer.endpoints)
+        allows = self._budget.take(sent, now)
+        if not allows:
+            request.route.cells[Traffic.BUDGET_EXHAUSTED] += 1
+        return allows
 
     def _resend(self, edge: Edge, request: Request, endpoint: Endpoint) -> None:
-        endpoint.cells[Counter.RETRIES] += 1
+        self.count(request, endpoint)
         self._service.send(edge, request, endpoint)
 
+    def count(self, request: Request, endpoint: Endpoint) -> None:
+        """Count that REQUEST, whose last try has failed, goes to ENDPOINT."""
+        assert request.failure is not None
+        endpoint.cells[Counter.RETRIES] += 1
+        cells = request.route.cells
+        cells[_RETRIED[request.failure]] += 1
+        cells[Traffic.REDISPATCHED] += endpoint not in request.tried
 
-def _note_try(request: Request, endpoint: Endpoint) -> None:
-    """Note that ENDPOINT was tried, once however often that was."""
+
+def _note_try(request: Request, endpoint: Endpoint, failure: Failure) -> None:
+    """Note that ENDPOINT was tried, once however often that was, and how the last try has failed."""
+    request.failure = failure
     if endpoint not in request.tried:
         request.tried = (*request.tried, endpoint)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from math import ceil
 
-from trackproxy.board import Process
+from trackproxy.board import Traffic
 from trackproxy.clock import Sweep
 from trackproxy.http.answers import local_answer, without_body
 from trackproxy.http.arrivals import Arrivals
@@ -43,6 +43,17 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 4096
 
+# Under what a request counts that is refused with a status; others are malformed.
+REFUSED_AS = {
+    403: Traffic.REFUSED_FORBIDDEN,
+    405: Traffic.REFUSED_METHOD,
+    408: Traffic.REFUSED_TIMEOUT,
+    413: Traffic.REFUSED_TOO_LARGE,
+    414: Traffic.REFUSED_TOO_LARGE,
+    429: Traffic.REFUSED_RATE,
+    431: Traffic.REFUSED_TOO_LARGE,
+}
+
 
 class Service:
     """One HTTP service in one process.
@@ -50,7 +61,6 @@ class Service:
     open: connections of clients that are not over yet. upstreams: connections to nodes.
     draining: answers close their connections.
     routes: those of the settings, then the one for the rest. groups: their endpoints.
-    accepted: connections ever. refused, unavailable: requests that were answered here, with 4xx and 5xx.
     """
 
     def __init__(
@@ -81,7 +91,6 @@ class Service:
         self.loop = loop
         self.sweep = sweep
         self.ids = RequestIds()
-        self.counts: dict[Process, int] = {}
         self._means = means
         self.routes = self._make_routes(groups)
         self._rest = self.routes[-1]  # what no route of the settings takes
@@ -106,8 +115,6 @@ class Service:
         self._wait_s = 0.0
         self._on_end: Callable[[], None] = _nothing
         self.on_open: Callable[[], None] = _nothing
-        self.accepted = 0
-        self.refused = self.unavailable = 0
         self.looks_at_clients = any(group.settings.picks_by == "source_hash" for group in self.groups)
         self._tasks: set[asyncio.Task[object]] = set()
 
@@ -124,7 +131,7 @@ class Service:
 
     def _make_route(self, config: RouteConfig | None, group: Group, seen: HttpService) -> Route:
         learned = self._means.learned(seen.sticky) if self._means and seen.sticky else None
-        return Route(config, group, seen, make_sticking(group, seen, self.counts, learned))
+        return Route(config, group, seen, make_sticking(group, seen, learned))
 
     # --- connections of clients ---
 
@@ -150,14 +157,14 @@ class Service:
         return len(self.open) + self.upstreams + (self._arrivals.connections if self._arrivals else 0)
 
     def opened(self, edge: Edge) -> None:
-        self.accepted += 1
+        self.count(Traffic.ACCEPTED)
         self.open.add(edge)
         self.sweep.add(edge)
         self.on_open()
         if self.limits_connections and self.quotas is not None and not edge.held:
             refusal, edge.held = self.quotas.admit(edge.host, time.monotonic(), trusted=edge.trusted)
             if refusal:
-                self.count_limited()
+                self.count(Traffic.REFUSED_CONNECTIONS)
                 edge.turn_away(*refusal)
                 return
         if self.draining:
@@ -168,9 +175,23 @@ class Service:
         if held and self.quotas is not None:
             self.quotas.leave(held)
 
-    def count_limited(self) -> None:
-        """Count a client that was refused for what it, or all together, may have."""
-        self.counts[Process.LIMITED] = self.counts.get(Process.LIMITED, 0) + 1
+    def count(self, cell: Traffic) -> None:
+        """Count what belongs to no route."""
+        self._rest.cells[cell] += 1
+
+    def count_refusal(self, request: Request | None, status: int) -> None:
+        """Count that REQUEST is answered here with a STATUS that is the client's fault.
+
+        None: nobody could read its head.
+        """
+        route = request.route if request is not None and request.dispatched else self._rest
+        route.cells[REFUSED_AS.get(status, Traffic.REFUSED_MALFORMED)] += 1
+        self.count_answer(request, status)
+
+    def count_answer(self, request: Request | None, status: int) -> None:
+        """Count an answer of our own; REQUEST: as above."""
+        route = request.route if request is not None and request.dispatched else self._rest
+        route.answers[request.method if request is not None else b""][status // 100] += 1
 
     def linger(self, edge: Edge) -> None:
         """Let a connection end slowly; it is open until then."""
@@ -301,16 +322,20 @@ class Service:
 
     # --- answers of our own ---
 
-    def answer(self, edge: Edge, request: Request, status: int, reason: str) -> None:
-        """Answer REQUEST here; its connection goes on if the request was complete."""
-        self.unavailable += 1
+    def answer(self, edge: Edge, request: Request, status: int, reason: str, cause: Traffic) -> None:
+        """Answer REQUEST here, for want of a node; its connection goes on if the request was complete.
+
+        CAUSE: under which that counts.
+        """
+        request.route.cells[cause] += 1
+        self.count_answer(request, status)
         self._answer(edge, request, self.local_answer(status, reason, self._ending(request)))
 
     def refuse_request(
         self, edge: Edge, request: Request, status: int, reason: str, retry_after_s: int = 0
     ) -> None:
         """Answer REQUEST here with an error that is the client's; its connection goes on."""
-        self.refused += 1
+        self.count_refusal(request, status)
         self._answer(edge, request, self.local_answer(status, reason, self._ending(request), retry_after_s))
 
     def redirect(self, edge: Edge, request: Request, location: bytes) -> None:
@@ -319,6 +344,7 @@ class Service:
         text = f"this is served at {location.decode()}"
         line = b"Location: %b\r\n" % location
         answer = local_answer(status, text, line + self._ending(request), time.time())
+        self.count_answer(request, status)
         self._answer(edge, request, answer)
 
     def _ending(self, request: Request) -> bytes:

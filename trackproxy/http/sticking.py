@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trackproxy.board import Counter, Process
+from trackproxy.board import Counter, Traffic
 from trackproxy.http.cookies import parameter, set_cookie
 from trackproxy.pool.endpoints import Health
 from trackproxy.pool.learned import Learned, key_of, number_of
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from trackproxy.route_sections import Sticky
 
 FLAWS = {
-    Flaw.FORGED: Process.STICKY_FORGED,
-    Flaw.EXPIRED: Process.STICKY_EXPIRED,
-    Flaw.UNKNOWN: Process.STICKY_UNKNOWN,
+    Flaw.FORGED: Traffic.STICKY_FORGED,
+    Flaw.EXPIRED: Traffic.STICKY_EXPIRED,
+    Flaw.UNKNOWN: Traffic.STICKY_UNKNOWN,
 }
 COOKIES = 8  # of one name that are looked at: browsers send few, and each costs hashes
 PRIVATE = b"Cache-Control: private\r\n"
@@ -42,10 +42,9 @@ _UNSHARED = re.compile(rb"\ncache-control:(?:[^\r]*[, \t])?(?:private|no-store)[
 class Sticking(ABC):
     """The stickiness of one route."""
 
-    def __init__(self, group: Group, counts: dict[Process, int]) -> None:
+    def __init__(self, group: Group) -> None:
         self._group = group
         self._balancer = group.balancer
-        self._counts = counts
         self._by_name = {endpoint.node.name: endpoint for endpoint in group.endpoints}
 
     @abstractmethod
@@ -110,8 +109,8 @@ def _cause(endpoint: Endpoint) -> Counter:
 class ByCookie(Sticking):
     """By a signed cookie of ours."""
 
-    def __init__(self, group: Group, sticky: Sticky, counts: dict[Process, int]) -> None:
-        super().__init__(group, counts)
+    def __init__(self, group: Group, sticky: Sticky) -> None:
+        super().__init__(group)
         self._name = sticky.name.encode()
         self._sticky = sticky
         self._tokens = Tokens(sticky.secrets, self._by_name, sticky.idle, sticky.lifetime)
@@ -127,7 +126,7 @@ class ByCookie(Sticking):
                 return self._by_name[found.node]
             flaw = flaw or found
         if flaw is not None:
-            self._counts[FLAWS[flaw]] = self._counts.get(FLAWS[flaw], 0) + 1
+            request.route.cells[FLAWS[flaw]] += 1
         return None
 
     def answered(self, edge: Edge, request: Request, endpoint: Endpoint, answer: Answer) -> bytes:
@@ -146,10 +145,8 @@ class ByCookie(Sticking):
 class ByNodesSession(Sticking):
     """By the node's own session id, learned from its answers; all workers know what one has learned."""
 
-    def __init__(
-        self, group: Group, settings: HttpService, counts: dict[Process, int], learned: Learned
-    ) -> None:
-        super().__init__(group, counts)
+    def __init__(self, group: Group, settings: HttpService, learned: Learned) -> None:
+        super().__init__(group)
         self._service = group.service.name
         self._name = settings.sticky.name.encode() if settings.sticky else b""
         self._learned = learned
@@ -215,21 +212,19 @@ class BySource(Sticking):
         return b""
 
 
-def make_sticking(
-    group: Group, settings: HttpService, counts: dict[Process, int], learn: Learned | None
-) -> Sticking | None:
+def make_sticking(group: Group, settings: HttpService, learn: Learned | None) -> Sticking | None:
     """Return the stickiness of a route with SETTINGS, None if it has none."""
     sticky = settings.sticky
     match sticky.mode if sticky else "off":
         case "cookie":
             assert sticky is not None
-            return ByCookie(group, sticky, counts)
+            return ByCookie(group, sticky)
         case "app_cookie":
             assert learn is not None
-            return ByNodesCookie(group, settings, counts, learn)
+            return ByNodesCookie(group, settings, learn)
         case "parameter":
             assert learn is not None
-            return ByParameter(group, settings, counts, learn)
+            return ByParameter(group, settings, learn)
         case "source_hash":
-            return BySource(group, counts)
+            return BySource(group)
     return None

@@ -143,7 +143,7 @@ class Upstream(NodeFlow):
         if answer.fields.idle_s is not None:
             self._channel.learn(answer.fields.idle_s)
         length = 0 if request.method == b"HEAD" else answer.length
-        if answer.status >= 500 and self._ask_elsewhere(edge, request, answer.status, length == len(body)):
+        if answer.status >= 500 and self._ask_elsewhere(edge, request, answer, length == len(body)):
             return
         if not request.complete or self._service.draining:
             request.ending = CLOSE  # RFC 9112, 9.3 and 9.6: an early answer ends the connection
@@ -153,7 +153,8 @@ class Upstream(NodeFlow):
             request.extra += sticking.answered(edge, request, endpoint, answer)
         if answer.status < 500 and (self._outlier.failures or request.doubted):
             request.route.second_tries.answered_well(request, self._channel.endpoint)
-        self._cells[CLASSES + answer.status // 100] += 1
+        self._cells[CLASSES + answer.family] += 1
+        request.route.answers[request.method][answer.family] += 1
         if 0 <= length <= len(body):
             self._count_time(WHOLE, WHOLE_SUM_US)
             edge.transport.write(b"".join((head, request.extra, request.ending, body[:length])))
@@ -182,13 +183,13 @@ class Upstream(NodeFlow):
         names = self._service.cookie_names
         return without_cookies(answer.head, names) if names else answer.head
 
-    def _ask_elsewhere(self, edge: Edge, request: Request, status: int, whole: bool) -> bool:
+    def _ask_elsewhere(self, edge: Edge, request: Request, answer: Answer, whole: bool) -> bool:
         """Keep an error from the client if another endpoint may do better; return whether one is asked."""
         edge.upstream = None
-        if not request.route.second_tries.asks_elsewhere(edge, request, status):
+        if not request.route.second_tries.asks_elsewhere(edge, request, answer.status):
             edge.upstream = self
             return False
-        self._cells[CLASSES + status // 100] += 1
+        self._cells[CLASSES + answer.family] += 1
         self._count_time(WHOLE, WHOLE_SUM_US)
         self.edge = self.request = None
         self._part(request, clean=whole)
@@ -245,7 +246,8 @@ class Upstream(NodeFlow):
             request.extra += sticking.answered(edge, request, endpoint, answer)
         lines = request.extra + switch_lines(protocol)
         edge.transport.write(b"%b%b\r\n%b" % (self._head_of(answer), lines, rest))
-        self._cells[CLASSES + answer.status // 100] += 1
+        self._cells[CLASSES + answer.family] += 1
+        request.route.answers[request.method][answer.family] += 1
         self._leave()
         self.edge = self.request = None
         self._service.open_tunnel(edge, request, self.transport)

@@ -35,7 +35,8 @@ class Endpoint:
     priority: the lower number is used first.
     max_connections: requests or sessions at once in this process; 0 means no limit, -1 nothing for now.
     active: how many it has now, those elsewhere included. elsewhere: how many other workers say they have.
-    total: how many it has ever taken from this one.
+    total: how many it has ever taken from this one. repeats: how many times one was sent to it again at once.
+    dials: how many times a connection was opened for one.
     ejected: taken out by live traffic for a while.
     tunnels: of the active ones, those that no longer speak HTTP.
     index: its place on the board. cells: its row there, see `board.Counter`.
@@ -50,6 +51,8 @@ class Endpoint:
     active: int = 0
     elsewhere: int = 0
     total: int = 0
+    repeats: int = 0
+    dials: int = 0
     health: Health = Health.UP
     ejected: bool = False
     listed: bool = False
@@ -74,6 +77,11 @@ class Endpoint:
     def usable(self) -> bool:
         """Admitted, and probes do not speak against it."""
         return self.admitted and self.health is not Health.DOWN
+
+    @property
+    def reused(self) -> int:
+        """How many times a connection was used again: whoever is sent there has one opened, or has none."""
+        return self.total + self.repeats - self.dials
 
     @property
     def own(self) -> int:

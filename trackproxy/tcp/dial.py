@@ -12,7 +12,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from trackproxy.board import Counter
+from trackproxy.board import Counter, Traffic
 from trackproxy.health.outliers import Cause
 from trackproxy.health.reasons import OUT_OF_RESOURCES
 from trackproxy.sockets.poller import BROKEN, ENDING, READABLE, WRITABLE
@@ -34,14 +34,27 @@ class Caller(Protocol):
     def await_node(self, *, connected: bool) -> None: ...
 
 
+RETRIED = {cause: Traffic[f"RETRIED_{cause.name}"] for cause in Cause}
+
+
 class Failed(Exception):
     """The endpoint has not taken the session.
 
     cause: what that says against it, if anything. local: for want of files or ports of this machine.
+    retried: under what another try counts, by default what follows from the cause.
     """
 
-    def __init__(self, cause: Cause | None, counter: Counter, detail: str, *, local: bool = False) -> None:
+    def __init__(
+        self,
+        cause: Cause | None,
+        counter: Counter,
+        detail: str,
+        *,
+        local: bool = False,
+        retried: Traffic | None = None,
+    ) -> None:
         super().__init__(detail)
+        self.retried = retried or RETRIED[cause or Cause.CONNECT]
         self.cause = cause
         self.counter = counter
         self.local = local

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
-from trackproxy.board import Counter, Process
+from trackproxy.board import TRAFFIC_ROW, Counter, Traffic, no_row
 from trackproxy.dialects import Reason
 from trackproxy.health.ejections import Ejections
 from trackproxy.pool.admission import Admission, Quota, key_of
@@ -46,8 +46,7 @@ class Forwarder:
     """One NNTP, SMTP or TCP service in one process.
 
     open: sessions, and clients that have none yet. waiting: sessions for which there is room elsewhere only.
-    accepted: connections ever. refused, unavailable: who was sent away for its limits, or for want of nodes.
-    alert, on_open, refresh: see `served.Served`.
+    cells: see `served.Route`: it has one only, itself. alert, on_open, refresh: see `served.Served`.
     """
 
     def __init__(
@@ -73,13 +72,13 @@ class Forwarder:
         self.ejections = Ejections(name, self.balancer, settings.outliers, tools.sweep, self.wake)
         self.ejections.alert = lambda endpoint: self.alert(endpoint.index)
         self.groups = (self,)
-        self.counts: dict[Process, int] = {}
+        self.routes = (self,)
+        self.cells = no_row(TRAFFIC_ROW)
         self.alert: Callable[[int], None] = _nobody
         self.on_open: Callable[[], None] = _nothing
         self.refresh: Callable[[], None] = _nothing
         self.open: set[Session | Entrance] = set()
         self.waiting: dict[Session, None] = {}
-        self.accepted = self.refused = self.unavailable = 0
         self._loop = asyncio.get_running_loop()
         self._admission = admission
         self._quotas = (
@@ -107,6 +106,10 @@ class Forwarder:
         """Return what a client is told."""
         return self.dialect.line(reason, self.settings.name or self.name)
 
+    def count_in(self, cells: memoryview) -> None:
+        """Count in CELLS from now on."""
+        self.cells = cells
+
     # --- clients ---
 
     @property
@@ -125,7 +128,7 @@ class Forwarder:
     def take(self, sock: socket.socket, peer: object = None, *, tls: bool = False) -> None:
         """Serve a client; PEER: its address, as `accept` returns it."""
         sock.setblocking(False)
-        self.accepted += 1
+        self.cells[Traffic.ACCEPTED] += 1
         source = (peer[0], peer[1]) if isinstance(peer, tuple) else None
         if self.settings.accept_proxy_protocol and source is not None and self._trusts(source[0]):
             self._await_header(sock, source)
@@ -150,7 +153,7 @@ class Forwarder:
 
     def _turned_away(self, entrance: Entrance, reason: str) -> None:
         log.info("%s: a trusted proxy was turned away: %s", self.name, reason)
-        self.refused += 1
+        self.cells[Traffic.REFUSED_PROXY_HEADER] += 1
         self._drop(entrance)
         self._look_for_end()
 
@@ -163,11 +166,11 @@ class Forwarder:
         number = _number(source[0]) if self._looks_at_clients and source is not None else 0
         session = Session(self, number, source, destination)
         admitted = not self._limits or self._admit(session)
+        self.cells[Traffic.REFUSED_CONNECTIONS] += not admitted
         if self._tls is not None:
             if admitted:
                 self.spawn(self._secure(sock, session, self._tls))
             else:
-                self.refused += 1
                 sock.close()  # rather than shake hands with a flood
             return
         client = PlainClient(sock, self.tools, session.client_gone, session.over)
@@ -176,7 +179,6 @@ class Forwarder:
         if admitted:
             session.begin(client)
         else:
-            self.refused += 1
             session.refuse_at_once(client, Reason.CROWDED)
 
     async def _secure(self, sock: socket.socket, session: Session, context: ssl.SSLContext) -> None:
@@ -197,6 +199,7 @@ class Forwarder:
             self._forget_limits(session)
             if isinstance(error, asyncio.CancelledError):
                 raise
+            self.cells[Traffic.REFUSED_HANDSHAKE] += 1
             return
         finally:
             self._shaking -= 1
@@ -269,6 +272,9 @@ class Forwarder:
         endpoint.cells[Counter.ACTIVE] = endpoint.own
         if session.tried:
             endpoint.cells[Counter.RETRIES] += 1
+            self.cells[session.failed_as] += 1
+            self.cells[Traffic.REDISPATCHED] += 1
+        endpoint.dials += 1
         session.dial(endpoint)
 
     def _room_comes(self, session: Session, found: Endpoint | None) -> bool:
@@ -296,6 +302,7 @@ class Forwarder:
         if failure.cause is not None and not failure.local:
             self.ejections.failed(endpoint, failure.cause, str(failure))
         session.tried = (*session.tried, endpoint)
+        session.failed_as = failure.retried
         if session.may_try and not failure.local:
             self.seek(session)
         else:
@@ -303,8 +310,17 @@ class Forwarder:
 
     def give_up(self, session: Session) -> None:
         """The time of SESSION is over, which is not the fault of the node that it waits for."""
-        self.unavailable += 1
+        self.cells[self._why_not(session)] += 1
         session.refuse(Reason.UNAVAILABLE)
+
+    def _why_not(self, session: Session) -> Traffic:
+        """Return why no node takes SESSION."""
+        if session.tried or session.stage is Stage.DIALLING:
+            return Traffic.REFUSED_FAILED
+        if session.waited:
+            return Traffic.REFUSED_QUEUE_TIMEOUT
+        full = any(self.balancer.counts(endpoint) for endpoint in self.endpoints)
+        return Traffic.REFUSED_QUEUE_FULL if full else Traffic.REFUSED_NO_NODE
 
     def joined(self, session: Session) -> None:
         """The node of SESSION has greeted."""
@@ -365,7 +381,9 @@ class Forwarder:
     def move_from(self, endpoint: Endpoint) -> None:
         """ENDPOINT is down: who waits for its greeting goes to another one, if there is any."""
         if any(self.balancer.counts(other) for other in self.endpoints if other is not endpoint):
-            self._move_all(endpoint, Failed(None, Counter.SILENT, "the node is down"))
+            self._move_all(
+                endpoint, Failed(None, Counter.SILENT, "the node is down", retried=Traffic.RETRIED_DOWN)
+            )
 
     def _move_all(self, endpoint: Endpoint, failure: Failed) -> None:
         for session in self._sessions_at(endpoint):
@@ -374,7 +392,8 @@ class Forwarder:
 
     def end(self, endpoint: Endpoint) -> None:
         """End what is left at ENDPOINT."""
-        self._move_all(endpoint, Failed(None, Counter.LOST, "the node was taken out"))
+        taken_out = Failed(None, Counter.LOST, "the node was taken out", retried=Traffic.RETRIED_ENDED)
+        self._move_all(endpoint, taken_out)
         for session in self._sessions_at(endpoint):
             if session in self.open and session.endpoint is endpoint:
                 session.part(Reason.LEAVING)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from trackproxy.board import Counter
+from trackproxy.board import Counter, Traffic
 from trackproxy.dialects import Reason
 from trackproxy.health.outliers import Cause
 from trackproxy.tcp.dial import Dial, Failed
@@ -45,7 +45,8 @@ class Session:
     """One session of a service.
 
     number: of the client's address, for policies. source, destination: whom nodes are told about.
-    endpoint: where it is counted, if anywhere. tried: those that have failed it. waited: it has, for room.
+    endpoint: where it is counted, if anywhere. tried: those that have failed it.
+    failed_as: under what another try counts. waited: it has, for room.
     """
 
     __slots__ = (
@@ -61,6 +62,7 @@ class Session:
         "deadline",
         "destination",
         "endpoint",
+        "failed_as",
         "number",
         "source",
         "stage",
@@ -76,6 +78,7 @@ class Session:
         self.destination = destination
         self.endpoint: Endpoint | None = None
         self.tried: tuple[Endpoint, ...] = ()
+        self.failed_as = Traffic.RETRIED_CONNECT
         self.waited = False
         self.stage = Stage.WAITING
         now = forwarder.sweep.now
