@@ -12,6 +12,11 @@ from typing import Any
 
 import pytest
 import uvloop
+from hypothesis import settings
+
+# Machines are shared: how long an example takes says nothing.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 # Tests run side by side, and beside a trackproxy that somebody uses: who wants the admin endpoint says where.
 os.environ["TRACKPROXY_ADMIN__LISTEN"] = ""
