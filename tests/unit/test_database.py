@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -572,6 +573,7 @@ def test_what_was_kept_once_is_not_written_again_over_what_another_has_done_sinc
 # --- kill -9 ---
 
 ROUNDS = 60
+MOST_ROUNDS = 20 * ROUNDS
 MOST_S = 12.0
 
 
@@ -618,7 +620,7 @@ class Writer:
 def test_kill_9_leaves_what_was_acknowledged_and_nothing_half_done(tmp_path: Path) -> None:
     chance, next_step, moments = random.Random(), 0, 0
     with Writer(tmp_path) as writer:
-        for _ in range(ROUNDS):
+        for number in count(1):
             kept = writer.run(next_step, chance.uniform(0.0, 0.03))
             moments += (tmp_path / f"{FILE}-journal").exists()
             database = Database.open(tmp_path)
@@ -629,8 +631,9 @@ def test_kill_9_leaves_what_was_acknowledged_and_nothing_half_done(tmp_path: Pat
             with closing(sqlite3.connect(tmp_path / FILE)) as connection:
                 assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             assert os.listdir(tmp_path) == [FILE]  # nothing was moved aside
-    assert next_step > ROUNDS
-    assert moments, "no kill came inside a transaction"
+            if number >= ROUNDS and next_step > ROUNDS and moments:
+                break  # a busy machine needs more rounds until kills have come at all kinds of moments
+            assert number < MOST_ROUNDS, "hardly a kill has come inside a transaction"
 
 
 # --- for the event loop ---
