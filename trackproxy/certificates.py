@@ -196,6 +196,12 @@ def _content(path: str) -> bytes:
 # --- All of them ---
 
 
+class Complaint(str):
+    """A line for the log that says what is wrong, not what has changed."""
+
+    __slots__ = ()
+
+
 @dataclass(slots=True, eq=False)
 class _Record:
     """What is known of files: how they were when last read, and what came of it."""
@@ -346,7 +352,7 @@ class Certificates:
         if record.complaint != reason:
             record.complaint = reason
             kept = "; it is served as it was" if record.certificate is not None else "; it is not served"
-            self._lines.append(reason + kept)
+            self._lines.append(Complaint(reason + kept))
 
     def _replace(self, record: _Record, new: Certificate | None) -> None:
         """Put it into the index instead of what was there."""
@@ -399,7 +405,7 @@ class Certificates:
 
     def _say_of_scan(self, reason: str) -> None:
         if reason and reason != self._scan_complaint:
-            self._lines.append(f"{reason}; what was found before stays")
+            self._lines.append(Complaint(f"{reason}; what was found before stays"))
         self._scan_complaint = reason
 
     def _forget_missing(self) -> None:

@@ -46,6 +46,9 @@ class Settings(Section):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least that is worth a log line."
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Log lines for people, or one JSON object a line."
+    )
     grace: Duration = Field(
         default=30,
         description="How long what is open may go on after SIGTERM, or after a reload if it is no session.",

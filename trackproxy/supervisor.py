@@ -13,7 +13,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    nullcontext,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,10 +31,12 @@ from trackproxy.admin.overview import Outcome
 from trackproxy.admin.unix_socket import reachable
 from trackproxy.control import generations
 from trackproxy.control.activation import Notifier, activated_sockets
-from trackproxy.control.changes import LOCAL, Changes, Plan, Values
+from trackproxy.control.audit import LOCAL, SIGNAL, WATCH, Entry, audit, audited, reason_of, telling_failure
+from trackproxy.control.changes import Changes, Plan, Values, listed
 from trackproxy.control.children import FOR_SUPERVISOR
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drain, Drains, Sticky
+from trackproxy.control.events import Events
 from trackproxy.control.generation import Generation
 from trackproxy.control.generations import Generations, count_workers
 from trackproxy.control.listeners import Listeners, by_place
@@ -40,12 +47,13 @@ from trackproxy.control.sharing import Sharing
 from trackproxy.control.takeover import FORMAT, Handover, become, receive, try_out
 from trackproxy.control.tasks import Tasks
 from trackproxy.control.watch import FileWatch
-from trackproxy.errors import ConfigError, StartFailed, TrackproxyError, UpgradeFailed
+from trackproxy.errors import ConfigError, ListenError, StartFailed, TrackproxyError, UpgradeFailed
 from trackproxy.health.probes import open_session
-from trackproxy.logs import log_to_stderr
+from trackproxy.logs import handing_on, log_to_stderr, log_what_nobody_catches
 from trackproxy.pool.nodes import AdminState
 from trackproxy.settings import Settings
 from trackproxy.step import BEAT_S
+from trackproxy.telling import tell
 from trackproxy.worker import raise_file_limit, tune_collector
 
 log = logging.getLogger(__name__)
@@ -78,16 +86,27 @@ class Start:
 def serve(start: Start) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code.
 
-    Raises ListenError or StartFailed; nothing is open then.
+    Raises ListenError or StartFailed; nothing is open then. A log that is JSON has it instead: what is raised
+    would be shown there, as text.
     """
-    log_to_stderr(start.settings.log_level)
+    log_to_stderr(start.settings.log_level, start.settings.log_format)
+    log_what_nobody_catches()
     raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(start))
+        try:
+            return runner.run(_serve(start))
+        except (ListenError, StartFailed) as error:
+            if start.settings.log_format != "json":
+                raise
+            text = "not started: %s"
+            tell(log, logging.ERROR, "stop", text, error, state="not started", reason=str(error))
+            return 1
 
 
 async def _serve(start: Start) -> int:
     async with AsyncExitStack() as stack:
+        events = Events()
+        stack.enter_context(handing_on(events.take))
         await stack.enter_async_context(start.companion())
         session = await stack.enter_async_context(open_session())
         folder = state_folder(start.settings.state_dir)
@@ -96,10 +115,11 @@ async def _serve(start: Start) -> int:
         cluster = Cluster(folder, session)
         stack.callback(cluster.stop)
         handover = receive(start.take_over) if start.take_over else None
-        supervisor = Supervisor(start, cluster, changes)
+        supervisor = Supervisor(start, cluster, changes, events)
         supervisor.heed_signals()
         await stack.enter_async_context(reachable(application(supervisor), folder))
         stack.push_async_callback(supervisor.admin.close)
+        stack.callback(events.close)  # whoever follows them must not delay the end
         await supervisor.start(handover)
         await supervisor.stopped.wait()
         await supervisor.stop()
@@ -129,7 +149,7 @@ class Supervisor:
     stopped: set by the first signal to stop, hurried by the second.
     """
 
-    def __init__(self, start: Start, cluster: Cluster, changes: Changes) -> None:
+    def __init__(self, start: Start, cluster: Cluster, changes: Changes, events: Events) -> None:
         self._start = start
         self._notifier = Notifier()
         self._reloading = asyncio.Lock()
@@ -137,6 +157,9 @@ class Supervisor:
         self.generations = Generations(cluster, self._tasks)
         self.cluster = cluster
         self.changes = changes
+        self.events = events
+        self.generations.on_event = events.take_report
+        cluster.on_probe = events.take_probe
         self.drains = Drains(cluster)
         self.drains.on_disabled = self._drained
         self.looks = Looks(cluster.totals)
@@ -159,7 +182,8 @@ class Supervisor:
             await self._begin(handover)
         self._tasks.spawn(self._beat(), "beat")
         if self._start.watch is not None:
-            self._tasks.spawn(self._start.watch.run(self.reload), "watch of the settings' file")
+            watching = self._start.watch.run(lambda: self.reload(WATCH))
+            self._tasks.spawn(watching, "watch of the settings' file")
         tune_collector()
         if self._start.banner:
             sys.stdout.write(self._start.banner + "\n")
@@ -171,15 +195,23 @@ class Supervisor:
         if handover is None:
             await self._begin_anew()
             self._tasks.spawn(self._watch(), "watch")
+            number = self.generations.serving.number
+            said = ("started: generation %d serves, %s", number, self._status())
+            tell(log, logging.INFO, "start", *said, generation=number)
             return
+        self.events.number = handover.events
         self._adopt(handover)
         self._tasks.spawn(self._watch(), "watch")
         try:
             generation = await self._serve_loaded(self._start.settings)
         except TrackproxyError as error:
-            log.error("upgraded, but the workers of the program before go on: %s", error)
+            reason = reason_of(error)
+            text = "upgraded, but the workers of the program before go on: %s"
+            tell(log, logging.ERROR, "upgrade_failed", text, reason, reason=reason)
         else:
-            log.info("upgraded: generation %d serves, %s", generation.number, self._status())
+            outcome = f"upgraded: generation {generation.number} serves, {self._status()}"
+            fields = {"state": "done", "outcome": outcome, "generation": generation.number}
+            tell(log, logging.INFO, "upgrade", "%s", outcome, **fields)
         await self._keep_handed(handover)
 
     async def _begin_anew(self) -> None:
@@ -198,7 +230,8 @@ class Supervisor:
         for node, wanted in self.changes.states().items():
             if node not in self.cluster.states:
                 continue
-            log.info("node %s: %s, as before this start", node, wanted.state.value)
+            text, state = "node %s: %s, as before this start", wanted.state.value
+            tell(log, logging.INFO, "node_state", text, node, state, node=node, state=state, was=state)
             if wanted.state is AdminState.DRAIN:
                 self.drains.begin(node, wanted.left_s, wanted.sticky, resumed=True)
             else:
@@ -215,6 +248,7 @@ class Supervisor:
             raise
         await self.admin.move(place)
         await self.changes.served(loaded, applied)
+        log_to_stderr(loaded.log_level, loaded.log_format)
         return generation
 
     async def _keep_handed(self, handover: Handover) -> None:
@@ -223,7 +257,7 @@ class Supervisor:
         for node, state in self.cluster.states.items():
             if state is (kept[node].state if node in kept else AdminState.READY):
                 continue
-            await self._keep_state(node, Wanted(state, *drains.get(node, ())))
+            await self.changes.keep_state(node, Wanted(state, *drains.get(node, ())), LOCAL)
 
     def _adopt(self, handover: Handover) -> None:
         """Take over sockets and workers; the last generation among them serves until ours does."""
@@ -240,21 +274,22 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._heard_stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.spawn(self.reload(), "reload"))
-        loop.add_signal_handler(signal.SIGUSR2, lambda: self._tasks.spawn(self.upgrade(), "upgrade"))
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.spawn(self.reload(SIGNAL), "reload"))
+        loop.add_signal_handler(signal.SIGUSR2, lambda: self._tasks.spawn(self.upgrade(SIGNAL), "upgrade"))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_SUPERVISOR)  # blocked by an upgrade
 
     def _heard_stop(self) -> None:
+        audit(SIGNAL, "stop at once" if self.stopped.is_set() else "stop")
         (self.hurried if self.stopped.is_set() else self.stopped).set()
 
     # --- changes ---
 
-    async def reload(self) -> str:
-        """Read the settings again and serve them; return what came of it.
+    async def reload(self, who: str = LOCAL) -> str:
+        """Read the settings again and serve them; return what came of it. WHO: has asked for it.
 
         Raises TrackproxyError with the reason if nothing has changed. It goes on if the caller is cancelled.
         """
-        return await self._to_its_end(self._reload_alone(), "reload")
+        return await self._to_its_end(self._reload_alone(who), "reload")
 
     async def _to_its_end(self, work: Coroutine[object, object, T], name: str) -> T:
         """Do WORK, even if the caller is cancelled; raises StartFailed if a stop breaks it off."""
@@ -264,26 +299,27 @@ class Supervisor:
             raise StartFailed("a stop has come before the new workers served")
         return task.result()
 
-    def _must_go_on(self, undone: str) -> None:
-        """Raise StartFailed if we are on our way out; UNDONE: what is not done then."""
+    def _must_go_on(self) -> None:
+        """Raise StartFailed if we are on our way out."""
         if self.stopped.is_set() or not self.generations.running:  # none: the start has failed
-            log.warning("%s: this trackproxy is stopping", undone)
             raise StartFailed("this trackproxy is stopping")
 
-    async def _reload_alone(self) -> str:
-        async with self._reloading:
-            self._must_go_on("not reloaded")
-            self._notifier.reloading()
-            try:
-                return await self._reload()
-            finally:
-                self._notifier.ready(self._status())
+    async def _reload_alone(self, who: str) -> str:
+        with audited(who, "reload"):
+            async with self._reloading:
+                with telling_failure("reload_failed", "not reloaded", who):
+                    self._must_go_on()
+                    self._notifier.reloading()
+                    try:
+                        return await self._reload(who)
+                    finally:
+                        self._notifier.ready(self._status())
 
-    async def _reload(self) -> str:
+    async def _reload(self, who: str) -> str:
         """Reload, and note what came of it."""
         ok, outcome = False, ""
         try:
-            outcome = await self._load_again()
+            outcome = await self._load_again(who)
             ok = True
         except TrackproxyError as error:
             outcome = str(error)
@@ -292,54 +328,58 @@ class Supervisor:
             self.reloaded = Outcome(time.time(), ok, outcome)
         return outcome
 
-    async def _load_again(self) -> str:
-        try:
-            if self._start.load is None:
-                raise ConfigError(
-                    ["these settings did not come from a file, so there is nothing to read again"]
-                )
-            settings = await asyncio.to_thread(self._start.load)
-            generation = await self._serve_loaded(settings)
-        except ConfigError as error:
-            log.error("not reloaded, the settings are wrong: %s", "; ".join(error.problems))
-            raise
-        except TrackproxyError as error:
-            log.error("not reloaded: %s", error)
-            raise
+    async def _load_again(self, who: str) -> str:
+        if self._start.load is None:
+            raise ConfigError(["these settings did not come from a file, so there is nothing to read again"])
+        settings = await asyncio.to_thread(self._start.load)
+        generation = await self._serve_loaded(settings)
         outcome = f"reloaded: generation {generation.number} serves, {self._status()}"
-        log.info("%s", outcome)
+        fields = {"outcome": outcome, "generation": generation.number, "who": who}
+        tell(log, logging.INFO, "reload", "%s", outcome, **fields)
         return outcome
 
-    async def upgrade(self) -> None:
+    async def upgrade(self, who: str = LOCAL) -> None:
         """Replace the program of this process by the one that is installed now, then reload.
 
-        Raises UpgradeFailed if that would not start; everything is as before then.
+        WHO: has asked for it. Raises UpgradeFailed if that would not start; everything is as before then.
         """
+        audit(who, "upgrade")
         async with self._reloading:
-            if self.stopped.is_set() or not self.generations.running:
-                log.warning("not upgraded: this trackproxy is stopping")
-                raise UpgradeFailed("this trackproxy is stopping")
-            log.info("upgrading: trying the new program")
-            try:
-                serving = self.generations.serving
-                inside = not all(generation.count for generation in self.generations.running)
-                if self._start.companion is not nullcontext or inside:
-                    raise UpgradeFailed("it takes workers in processes of their own, and no demo")
-                if len(serving.children()) < serving.count:
-                    raise UpgradeFailed("a worker is just being replaced; try again")
-                await try_out()
-                await self.changes.settled()
-                self._notifier.reloading()
-                become(self._handover())
-            except (UpgradeFailed, OSError) as error:
-                log.error("not upgraded: %s", error)
-                self._notifier.ready(self._status())
-                raise
+            with telling_failure("upgrade_failed", "not upgraded", who):
+                if self.stopped.is_set() or not self.generations.running:
+                    raise UpgradeFailed("this trackproxy is stopping")
+                tell(
+                    log, logging.INFO, "upgrade", "upgrading: trying the new program", state="begun", who=who
+                )
+                await self._upgrade()
+
+    async def _upgrade(self) -> None:
+        try:
+            serving = self.generations.serving
+            inside = not all(generation.count for generation in self.generations.running)
+            if self._start.companion is not nullcontext or inside:
+                raise UpgradeFailed("it takes workers in processes of their own, and no demo")
+            if len(serving.children()) < serving.count:
+                raise UpgradeFailed("a worker is just being replaced; try again")
+            await try_out()
+            await self.changes.settled()
+            self._notifier.reloading()
+            become(self._handover())
+        except (UpgradeFailed, OSError):
+            self._notifier.ready(self._status())
+            raise
 
     def _handover(self) -> Handover:
         states, endpoints, traffic = self.cluster.hand_over()
-        running, drains = self.generations.hand_over(), self.drains.under_way()
-        return Handover(self.generations.listeners.rows, running, states, endpoints, drains, traffic)
+        return Handover(
+            rows=self.generations.listeners.rows,
+            generations=self.generations.hand_over(),
+            states=states,
+            endpoints=endpoints,
+            drains=self.drains.under_way(),
+            traffic=traffic,
+            events=self.events.number,
+        )
 
     def _status(self) -> str:
         settings = self.generations.serving.settings
@@ -376,67 +416,80 @@ class Supervisor:
 
     # --- nodes ---
 
-    async def drain(self, node: str, timeout_s: float, sticky: Sticky = "keep") -> Drain:
+    async def drain(self, node: str, timeout_s: float, sticky: Sticky = "keep", who: str = LOCAL) -> Drain:
         """Send no new clients to NODE; disable it once nothing is open there, after TIMEOUT_S at the latest.
 
-        Raises KeyError if there is no such node.
+        WHO: has asked for it. Raises KeyError if there is no such node.
         """
-        drain = self.drains.begin(node, timeout_s, sticky)
-        if drain.outcome is None:
-            await self._keep_state(node, Wanted(AdminState.DRAIN, timeout_s, sticky))
-        return drain
+        with self._audited(who, "drain", node, AdminState.DRAIN):
+            drain = self.drains.begin(node, timeout_s, sticky)
+            if drain.outcome is None:
+                await self.changes.keep_state(node, Wanted(AdminState.DRAIN, timeout_s, sticky), who)
+            return drain
 
-    async def disable(self, node: str) -> None:
+    async def disable(self, node: str, who: str = LOCAL) -> None:
         """Send nothing to NODE any more and probe it no more; raises KeyError if there is no such node."""
-        self.cluster.set_state(node, AdminState.DISABLED)
-        self.drains.forget(node)
-        await self._keep_state(node, Wanted(AdminState.DISABLED))
+        with self._audited(who, "disable", node, AdminState.DISABLED):
+            self.cluster.set_state(node, AdminState.DISABLED)
+            self.drains.forget(node)
+            await self.changes.keep_state(node, Wanted(AdminState.DISABLED), who)
 
-    async def ready(self, node: str) -> None:
+    async def ready(self, node: str, who: str = LOCAL) -> None:
         """Let NODE take part again, as its probes say; raises KeyError if there is no such node."""
-        self.drains.forget(node)
-        if self.cluster.states[node] is AdminState.DISABLED:
-            await self.cluster.look_at(node)
-        self.cluster.set_state(node, AdminState.READY)
-        await self._keep_state(node, Wanted(AdminState.READY))
+        with self._audited(who, "ready", node, AdminState.READY):
+            self.drains.forget(node)
+            if self.cluster.states[node] is AdminState.DISABLED:
+                await self.cluster.look_at(node)
+            self.cluster.set_state(node, AdminState.READY)
+            await self.changes.keep_state(node, Wanted(AdminState.READY), who)
 
-    async def _keep_state(self, node: str, wanted: Wanted) -> None:
-        await self.changes.keep_state(node, wanted, LOCAL)
+    def _audited(self, who: str, what: str, node: str, wanted: AdminState) -> AbstractContextManager[Entry]:
+        before = self.cluster.states.get(node)
+        states = {"from": before.value if before else None, "to": wanted.value}
+        return audited(who, what, node=node, **states)
 
     def _drained(self, node: str) -> None:
-        kept = self._keep_state(node, Wanted(AdminState.DISABLED))
+        began = self.changes.of_state(node, AdminState.DRAIN.value).resolved.changed_by
+        kept = self.changes.keep_state(node, Wanted(AdminState.DISABLED), began or LOCAL)
         self._tasks.spawn(kept, f"state of {node}")
 
-    async def set_values(self, node: str, values: Values, service: str = "") -> None:
+    async def set_values(self, node: str, values: Values, service: str = "", who: str = LOCAL) -> None:
         """Serve other VALUES of a node, weight or max_connections, in one SERVICE or in all.
 
-        None is what the configuration says. Raises NotChanged, ListenError or StartFailed, and everything is
-        as before then.
+        None is what the configuration says. WHO: has asked for it. Raises NotChanged, ListenError or
+        StartFailed, and everything is as before then.
         """
-        await self._change(lambda: self.changes.values(node, service, values, LOCAL))
+        auditing = audited(who, "values", node=node, service=service or None, to=listed(values))
+        await self._change(lambda: self.changes.values(node, service, values, who), auditing)
 
-    async def add_node(self, name: str, address: str, settings: Mapping[str, Any]) -> None:
+    async def add_node(self, name: str, address: str, settings: Mapping[str, Any], who: str = LOCAL) -> None:
         """Serve with one node more; SETTINGS: see `Added`. Raises as `set_values` does."""
-        await self._change(lambda: self.changes.addition(name, address, settings, LOCAL))
+        auditing = audited(who, "add", node=name, to=address)
+        await self._change(lambda: self.changes.addition(name, address, settings, who), auditing)
 
-    async def remove_node(self, name: str) -> None:
+    async def remove_node(self, name: str, who: str = LOCAL) -> None:
         """Serve without a node that was added at run time. Raises as `set_values` does."""
-        await self._change(lambda: self.changes.removal(name, LOCAL))
+        await self._change(lambda: self.changes.removal(name, who), audited(who, "remove", node=name))
 
-    async def _change(self, plan: Callable[[], Plan]) -> None:
-        await self._to_its_end(self._change_alone(plan), "change")
+    async def _change(self, plan: Callable[[], Plan], auditing: AbstractContextManager[Entry]) -> None:
+        await self._to_its_end(self._change_alone(plan, auditing), "change")
 
-    async def _change_alone(self, plan: Callable[[], Plan]) -> None:
-        async with self._reloading:
-            self._must_go_on("not changed")
-            planned = plan()
-            before, after = self.generations.serving.settings, planned.applied.settings
-            if differ_in_weights_alone(before, after):
-                self.generations.reweigh(after)
-            else:
-                await self.generations.switch(after)
-            await self.changes.keep(planned)
-            self._notifier.ready(self._status())
+    async def _change_alone(self, plan: Callable[[], Plan], auditing: AbstractContextManager[Entry]) -> None:
+        with auditing as entry:
+            async with self._reloading:
+                await self._change_now(plan, entry)
+
+    async def _change_now(self, plan: Callable[[], Plan], entry: Entry) -> None:
+        self._must_go_on()
+        planned = plan()
+        entry["from"] = planned.was or None
+        before, after = self.generations.serving.settings, planned.applied.settings
+        if differ_in_weights_alone(before, after):
+            self.generations.reweigh(after)
+        else:
+            await self.generations.switch(after)
+        await self.changes.keep(planned)
+        self._notifier.ready(self._status())
 
     # --- time ---
 
@@ -469,17 +522,17 @@ class Supervisor:
             self._notifier.stopping()
         settings = self.generations.serving.settings
         if settings.shutdown_delay:
-            log.info("stopping in %g s; a second signal ends at once", settings.shutdown_delay)
+            text = "stopping in %g s; a second signal ends at once"
+            tell(log, logging.INFO, "stop", text, settings.shutdown_delay, state="waiting")
             await self._unless_hurried(asyncio.sleep(settings.shutdown_delay))
-        log.info(
-            "stopping: open requests have %g s to end; a second signal ends them at once", settings.grace
-        )
+        text = "stopping: open requests have %g s to end; a second signal ends them at once"
+        tell(log, logging.INFO, "stop", text, settings.grace, state="begun")
         self.generations.stop(settings.grace)
         await self._unless_hurried(self.generations.over())
         self.generations.end()
         await self.generations.over()
         self._tasks.cancel()
-        log.info("stopped")
+        tell(log, logging.INFO, "stop", "stopped", state="ended")
 
     async def _unless_hurried(self, work: Coroutine[object, object, object]) -> None:
         """Wait for WORK, but not after a second signal."""

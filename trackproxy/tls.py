@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from trackproxy.errors import TrackproxyError
+from trackproxy.telling import tell
 
 if TYPE_CHECKING:
     from trackproxy.certificates import Certificates
@@ -97,10 +98,12 @@ def _chooser(certificates: Certificates, rules: Rules) -> Chooser:
         nonlocal said
         try:
             connection.context = certificates.find(name, rules)
-        except Exception as error:  # OpenSSL is above: it would only print it
+        except Exception as error:  # noqa: BLE001 - OpenSSL is above: it would only print it
             if said != str(error):
                 said = str(error)
-                log.error("TLS handshakes fail: %s", error, exc_info=not isinstance(error, CertificateError))
+                unforeseen = None if isinstance(error, CertificateError) else error
+                fields = {"state": "wrong", "reason": said, "exc_info": unforeseen}
+                tell(log, logging.ERROR, "certificate", "TLS handshakes fail: %s", error, **fields)
             return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
         return None
 

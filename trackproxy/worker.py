@@ -33,6 +33,7 @@ from trackproxy.step import BEAT_S, IDLE_BEAT_S, Step
 from trackproxy.tcp.forwarder import Forwarder
 from trackproxy.tcp.pipes import Pipes
 from trackproxy.tcp.relay import Tools
+from trackproxy.telling import tell
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +191,8 @@ class Worker:
             return
         used = sum(service.connections for service in self.services.values())
         if self._servers and used >= self._files.most:
-            log.warning("%d connections are open, as many as this process may have: the next ones wait", used)
+            text = "%d connections are open, as many as this process may have: the next ones wait"
+            tell(log, logging.WARNING, "worker", text, used, state="full", connections=used)
             self._pause()
         elif not self._servers and used <= self._files.enough and self._loop.time() >= self._accept_from:
             self._accept_again()
@@ -203,7 +205,8 @@ class Worker:
     def _opened(self, opening: asyncio.Task[None]) -> None:
         self._opening = None
         if not opening.cancelled() and (error := opening.exception()) is not None:
-            log.error("cannot accept connections, %g s until the next try: %s", REST_S, error)
+            text = "cannot accept connections, %g s until the next try: %s"
+            tell(log, logging.ERROR, "worker", text, REST_S, error, state="not accepting", reason=str(error))
             self._accept_from = self._loop.time() + REST_S
             self._pause()
         if self._ending:
@@ -304,9 +307,7 @@ class Worker:
     def _end_one(self, service: Served) -> None:
         if service.open:
             self.left += len(service.open)
-            log.warning(
-                "%s: ended %d connections that were still open at the deadline",
-                service.name,
-                len(service.open),
-            )
+            text, count = "%s: ended %d connections that were still open at the deadline", len(service.open)
+            where = {"service": service.name, "connections": count, "state": "ended"}
+            tell(log, logging.WARNING, "worker", text, service.name, count, **where)
         service.abort()

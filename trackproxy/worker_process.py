@@ -7,19 +7,24 @@ the next supervisor finds the addresses free.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket
 import sys
+import time
 from contextlib import suppress
 
 import uvloop
 
 from trackproxy.board import Board
-from trackproxy.logs import log_to_stderr
+from trackproxy.logs import handing_on, log_to_stderr, log_what_nobody_catches
 from trackproxy.orders import Order
+from trackproxy.telling import Event, event
 from trackproxy.worker import Worker, raise_file_limit, tune_collector
 
 log = logging.getLogger(__name__)
+
+MOST_UNSENT_BYTES = 64 * 1024  # events that come while so much waits for the supervisor are dropped
 
 
 def main() -> None:
@@ -29,8 +34,9 @@ def main() -> None:
         order = Order.receive(control)
     except EOFError:
         return  # it was a spare one, or its supervisor is gone
+    log_to_stderr(order.settings.log_level, order.settings.log_format, f"worker {order.number + 1}")
+    log_what_nobody_catches()
     sys.unraisablehook = _unraisable
-    log_to_stderr(order.settings.log_level, f"worker {order.number + 1}")
     raise_file_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(order, control))
@@ -44,6 +50,11 @@ def _unraisable(what: sys.UnraisableHookArgs) -> None:
 async def _serve(order: Order, control: socket.socket) -> None:
     control.setblocking(False)
     reader, writer = await asyncio.open_connection(sock=control)
+    with handing_on(Reports(writer).event):
+        await _serve_until_over(order, reader, writer)
+
+
+async def _serve_until_over(order: Order, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     board = Board.open(order.board_fd)
     worker = Worker(order.settings, board, order.number, lambda index: writer.write(b"suspect %d\n" % index))
     listeners = {name: [_opened(fd) for fd in fds] for name, fds in order.listeners.items()}
@@ -59,6 +70,30 @@ async def _serve(order: Order, control: socket.socket) -> None:
     orders.cancel()
 
 
+class Reports:
+    """What goes up to the supervisor of events: without waiting for it, and bounded."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._dropped = 0
+
+    def event(self, told: Event) -> None:
+        """Send an event, unless the supervisor does not take what it has been sent; these are counted."""
+        if self._writer.is_closing():
+            return
+        if self._writer.transport.get_write_buffer_size() > MOST_UNSENT_BYTES:
+            self._dropped += 1
+            return
+        if self._dropped:
+            text = f"{self._dropped} events have not reached the supervisor; they are in the log"
+            self._send(event(time.time(), "warning", "worker", text, {"state": "events dropped"}))
+            self._dropped = 0
+        self._send(told)
+
+    def _send(self, told: Event) -> None:
+        self._writer.write(b"event %b\n" % json.dumps(told, ensure_ascii=False).encode())
+
+
 def _opened(fd: int) -> socket.socket:
     listener = socket.socket(fileno=fd)
     listener.setblocking(False)
@@ -71,13 +106,14 @@ async def _obey(
     """Do what each line says; at the end of the lines, the supervisor's end, stop."""
     with suppress(OSError):  # a supervisor that was killed with our reports unread
         while line := await reader.readline():
-            _obey_one(worker, line.split())
-            writer.write(b"closed\n")
+            if _obey_one(worker, line.split()):
+                writer.write(b"closed\n")
     log.warning("the supervisor is gone: this worker takes no more connections and ends")
     worker.quit(order.settings.grace)
 
 
-def _obey_one(worker: Worker, words: list[bytes]) -> None:
+def _obey_one(worker: Worker, words: list[bytes]) -> bool:
+    """Do what is said, if it is understood; return whether no more connections are taken now."""
     match words:
         case [b"retire", grace_s]:
             worker.retire(float(grace_s))
@@ -85,6 +121,9 @@ def _obey_one(worker: Worker, words: list[bytes]) -> None:
             worker.quit(float(grace_s))
         case [b"end"]:
             worker.end()
+        case _:
+            return False
+    return True
 
 
 if __name__ == "__main__":

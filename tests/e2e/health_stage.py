@@ -69,10 +69,14 @@ class Stage:
         outliers: str = "",
         node: dict[str, str] | None = None,
         workers: int = 2,
+        more: str = "",
     ) -> None:
-        """Write settings: keys of the service, of its probe over PROBE, of its outliers, of nodes by name."""
+        """Write settings: keys of the service, of its probe over PROBE, of its outliers, of nodes by name.
+
+        more: lines of the whole file.
+        """
         own = node or {}
-        lines = [f"workers = {workers}", 'grace = "5s"', f'state_dir = "{self.folder}/state"']
+        lines = [f"workers = {workers}", 'grace = "5s"', f'state_dir = "{self.folder}/state"', more]
         for one in self.nodes:
             lines += [f"[nodes.{one.name}]", f'address = "{one.address}"', own.get(one.name, "")]
         text = "\n".join(lines)

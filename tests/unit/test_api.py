@@ -21,6 +21,7 @@ from trackproxy.board import Counter
 from trackproxy.control.changes import Changes, Plan, Values
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drain, Drains, Sticky
+from trackproxy.control.events import Events
 from trackproxy.control.generation import Generation
 from trackproxy.control.generations import Generations
 from trackproxy.control.listeners import Listeners
@@ -62,6 +63,7 @@ class FakeSupervisor:
         self.cluster = cluster
         self.changes = changes
         self.drains = Drains(cluster)
+        self.events = Events()
         self.welcoming = True
         self.next_reload: str | Exception = "reloaded: generation 2 serves"
         self.reloads = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.told import told
 from trackproxy.board import TRAFFIC_ROW, Counter, State, Traffic
 from trackproxy.control.cluster import DOWN, UP, Cluster
 from trackproxy.control.memory import FILE, recall, remember
@@ -355,3 +357,28 @@ async def test_totals_of_routes_are_all_that_was_counted_and_never_run_backwards
             before = now
         assert before == counted
         cluster.stop()
+
+
+# --- events ---
+
+
+async def test_health_states_and_panic_are_events(
+    cluster: Cluster, alive: str, dead: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    results: list[bool] = []
+    cluster.on_probe = lambda key, result: results.append(result.passed)
+    await serve(cluster, settings_of(alive, dead, dead, probe="tcp"))
+    assert sorted(results) == [False, False, True]
+    down = {"level": "warning", "service": "web", "address": dead, "state": "down", "was": "up"}
+    down["reason"] = "connection refused"
+    assert told(caplog, "health") == [down | {"node": node} for node in "bc"]
+    panic = {"level": "warning", "service": "web"}
+    begun = panic | {"state": "begun", "reason": "probes are not believed"}
+    assert told(caplog, "panic") == [begun]
+    for node in "bc":
+        cluster.set_state(node, AdminState.DISABLED)
+    ended = panic | {"state": "ended", "reason": "probes are believed again"}
+    assert told(caplog, "panic") == [begun, ended]
+    states = {"level": "info", "state": "disabled", "was": "ready"}
+    assert told(caplog, "node_state") == [states | {"node": node} for node in "bc"]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.told import told as events
+from trackproxy.board import Counter
 from trackproxy.control import drain as module
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drains
@@ -88,3 +91,38 @@ async def test_the_end_of_a_drain_is_told_unless_somebody_decided_otherwise(clus
     drains.begin("a", 600.0)
     await over(drains)
     assert told == ["a"]
+
+
+async def test_each_drain_is_an_event_when_it_begins_and_when_it_ends(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await serve(cluster)
+    drains = Drains(cluster)
+    begun = {"level": "info", "node": "a", "state": "begun", "sticky": "move"}
+    ended = {"level": "info", "node": "a", "state": "ended", "reason": None}
+    drains.begin("a", 600.0, "move")
+    drains.forget("a")
+    assert events(caplog, "drain") == [begun, ended | {"outcome": "ended otherwise"}]
+    caplog.clear()
+    drains.begin("a", 600.0, "move")
+    await over(drains)
+    assert events(caplog, "drain") == [begun, ended | {"outcome": "empty"}]
+    caplog.clear()
+    cluster.set_state("a", AdminState.READY)
+    cluster.views[0].board.counters(0, 0)[Counter.ACTIVE] = 2
+    drains.begin("a", 0.0, "move")
+    await over(drains)
+    reason = "2 requests, 0 tunnels, 0 sessions were still open"
+    late = {"level": "warning", "outcome": "deadline", "reason": reason}
+    assert events(caplog, "drain") == [begun, ended | late]
+
+
+async def test_a_node_that_is_disabled_already_is_not_said_to_be_drained(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await serve(cluster)
+    cluster.set_state("a", AdminState.DISABLED)
+    assert Drains(cluster).begin("a", 1.0).outcome == "empty"
+    assert events(caplog, "drain") == []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
 
 import pytest
 
+from tests.unit.told import told
 from trackproxy.board import Board, Process
 from trackproxy.control import generation as module
 from trackproxy.control.generation import HANG_S, OVERSLEPT_S, START_S, Generation
@@ -240,3 +242,26 @@ def test_a_worker_loads_nothing_that_only_others_need() -> None:
     ).stdout.split()
     assert "trackproxy.http.service" in loaded
     assert not {"aiohttp", "cryptography", "typer", "tomllib"} & {*loaded}
+
+
+async def test_deaths_and_successors_of_workers_are_events(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    generation = Manned(2)
+    await generation.start()
+    generation.watch(HANG_S + 1, 0)
+    await soon(lambda: len(generation.born) == 3)
+    second = {"worker": 2, "generation": 1}
+    assert told(caplog, "worker") == [
+        {"level": "error", "state": "killed", "reason": "it has hung"} | second,
+        {"level": "error", "state": "died", "reason": "was killed by SIGKILL"} | second,
+        {"level": "info", "state": "started"} | second,
+    ]
+    await gives_up(generation)
+
+
+async def test_events_of_workers_are_passed_on_with_whose_they_are() -> None:
+    heard: list[tuple[bytes, dict[str, int]]] = []
+    generation = Manned(2)
+    generation.on_event = lambda line, origin: heard.append((line, dict(origin)))
+    generation._pass_event(1, b"{}")
+    assert heard == [(b"{}", {"worker": 2, "generation": 1})]

@@ -16,6 +16,7 @@
     POST   /api/v1/nodes/{name}/disable
     POST   /api/v1/nodes/{name}/ready
     POST   /api/v1/reload
+    GET    /api/v1/events                  what has happened, or happens: see `event_stream`
 
 Only POST, PATCH and DELETE change anything, and only while we serve: a start or a stop is not to be
 disturbed. What does not fit is answered with 422, and everything is as before. Errors are problem details
@@ -34,11 +35,13 @@ from urllib.parse import quote
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from trackproxy.admin import event_stream
 from trackproxy.admin.nodes import describe
 from trackproxy.admin.overview import Whole, services, status
 from trackproxy.admin.problems import Problem, answer_problems
 from trackproxy.control.changes import Changes, Values
 from trackproxy.control.drain import Drain, Drains, Sticky
+from trackproxy.control.events import Events
 from trackproxy.errors import ConfigError, Conflict, NotChanged, TrackproxyError
 from trackproxy.explain import problems_of, unknown_key
 from trackproxy.units import Address, Count, Name, NodeAddress, Pause, Weight
@@ -52,6 +55,7 @@ class Operated(Whole, Protocol):
 
     drains: Drains
     changes: Changes
+    events: Events
 
     def look(self) -> None: ...
     async def reload(self) -> str: ...
@@ -104,6 +108,7 @@ def application(operated: Operated) -> web.Application:
     node = "/api/v1/nodes/{name}"
     app.add_routes(
         [
+            web.get("/api/v1/events", event_stream.answer(operated.events)),
             web.get("/healthz", api.healthz),
             web.get("/readyz", api.readyz),
             web.get("/api/v1/status", api.status),

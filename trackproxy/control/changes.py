@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,10 @@ from trackproxy.errors import Conflict, NotChanged
 from trackproxy.explain import unknown_key
 from trackproxy.pool.nodes import AdminState
 from trackproxy.settings import Settings
+from trackproxy.telling import tell
 
 log = logging.getLogger(__name__)
 
-LOCAL = "local socket"  # whoever may open it; see `admin.unix_socket`
 READY = AdminState.READY.value
 
 Values = Mapping[str, int | None]
@@ -54,11 +54,15 @@ class Plan:
     """A change that fits.
 
     applied: what to serve. keep: makes it last, once it is served. line: what it is, for the log.
+    kind, fields: the same as an event. was: what is changed, in words.
     """
 
     applied: Applied
     keep: Callable[[], Awaitable[None]]
     line: str
+    kind: str = "node_values"
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    was: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +134,22 @@ class Changes:
         _must_be_known(node, self._base.nodes, "node")
         known = {row.id for row in self._store.overrides()}
         rows: dict[Id, Row | None] = {}
+        before: dict[str, Any] = {}
         for key, value in values.items():
             said = _configured(self._base, scope, key)
+            before[key] = self._in_force_for(node, service, key, said)
             one = Override(scope, key, said if value is None else value, said, now, who)
             rows[one.id] = None if value is None or is_said_anyway(one, known) else one
-        line = ", ".join(f"{key} {_shown(value)}" for key, value in values.items())
-        return self._plan(rows, f"{scope}: {line}, set by {who}")
+        line, was = listed(values), listed(before)
+        plan = self._plan(rows, f"{scope}: {line}, set by {who}")
+        fields = {"node": node, "service": service or None, "who": who, "was": was, **values}
+        return replace(plan, fields=fields, was=was)
+
+    def _in_force_for(self, node: str, service: str, key: str, said: Any) -> Any:
+        """Return the value that holds there now; SAID: by the configuration."""
+        scopes = [endpoint_scope(service, node)] if service else []
+        found = [self._in_force.get(("overrides", scope, key)) for scope in (*scopes, node_scope(node))]
+        return next((one.value for one in found if one is not None), said)
 
     def addition(self, name: str, address: str, settings: Mapping[str, Any], who: str) -> Plan:
         """Plan one node more; SETTINGS as in `Added`. Raises NotChanged if it does not fit."""
@@ -144,7 +158,9 @@ class Changes:
         for service in settings.get("services", {}):
             _must_be_known(service, self._loaded.services, "service")
         node = Added(name, address, settings, time.time(), who)
-        return self._plan({node.id: node}, f"node/{name}: added by {who}")
+        plan = self._plan({node.id: node}, f"node/{name}: added by {who}")
+        fields = {"node": name, "address": address, "who": who}
+        return replace(plan, kind="node_added", fields=fields)
 
     def removal(self, name: str, who: str) -> Plan:
         """Plan to do without a node; raises Conflict if it was not added at run time, or is needed."""
@@ -152,11 +168,18 @@ class Changes:
         if name in self._loaded.nodes:
             reason = f"{name}: is in the configuration; take it out there and reload, or disable it"
             raise Conflict([reason])
+        address = self._base.nodes[name].address
         gone: dict[Id, Row | None] = {("nodes", name): None}
         gone |= {one.id: None for one in self._store.overrides() if one.scope.rpartition("/")[2] == name}
         plan = self._plan(gone, f"node/{name}: removed by {who}")
         # Not as planned: a state may be set until then, and would be that of the next node of this name.
-        return Plan(plan.applied, lambda: self._store.remove_node(name), plan.line)
+        return replace(
+            plan,
+            keep=lambda: self._store.remove_node(name),
+            kind="node_removed",
+            fields={"node": name, "address": str(address), "who": who},
+            was=str(address),
+        )
 
     def _plan(self, rows: Mapping[Id, Row | None], line: str) -> Plan:
         """Plan that these ROWS be so, None for none; raises NotChanged if then anything does not fit."""
@@ -173,7 +196,7 @@ class Changes:
 
     async def keep(self, plan: Plan) -> None:
         """Make a change last whose settings are served now."""
-        log.info("%s", plan.line)
+        tell(log, logging.INFO, plan.kind, "%s", plan.line, **plan.fields)
         await _kept(plan.keep(), plan.line)
         self._know(plan.applied)
 
@@ -287,6 +310,11 @@ def _resolved(value: object, one: Override | None) -> Resolved:
 
 def _without(beginnings: Iterable[str], text: str) -> str:
     return next((text.removeprefix(one) for one in beginnings if text.startswith(one)), text)
+
+
+def listed(values: Values) -> str:
+    """Return VALUES in words."""
+    return ", ".join(f"{key} {_shown(value)}" for key, value in values.items())
 
 
 def _shown(value: int | None) -> str:

@@ -25,6 +25,7 @@ FOR_SUPERVISOR = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, 
 
 
 SEND_S = 5.0  # for an order to be taken
+LAST_WORDS_S = 1.0  # for its last reports to be read; longer only if somebody else has its socket
 MOST_RESTS = 60
 
 
@@ -41,6 +42,7 @@ class Child:
         self.ready = asyncio.Event()
         self.closed = asyncio.Event()
         self.on_suspect: Callable[[int], None] = _nobody
+        self.on_event: Callable[[bytes], None] = lambda line: None
         self._process = process
         self._loop = asyncio.get_running_loop()
         self.death: asyncio.Future[str] = self._loop.create_future()
@@ -112,13 +114,17 @@ class Child:
         )
         try:
             with suppress(OSError):  # its process has ended
-                while line := await reader.readline():
-                    self._take(line.split())
+                while line := await _line(reader):
+                    self._take(line)
         finally:
             transport.close()  # the end of the lines alone does not close it
 
-    def _take(self, words: list[bytes]) -> None:
-        match words:
+    def _take(self, line: bytes) -> None:
+        word, _, rest = line.partition(b" ")
+        if word == b"event":
+            self.on_event(rest)
+            return
+        match line.split():
             case [b"ready"]:
                 self.ready.set()
             case [b"closed"]:
@@ -127,9 +133,14 @@ class Child:
                 self.on_suspect(int(number))
 
     def _ended(self) -> None:
+        """It has ended: hear what it has said last, then tell."""
         self._loop.remove_reader(self._pidfd)
+        alarm = self._loop.call_later(LAST_WORDS_S, self._reports.cancel)
+        self._reports.add_done_callback(lambda reports: self._heard_all(alarm))
+
+    def _heard_all(self, alarm: asyncio.TimerHandle) -> None:
+        alarm.cancel()
         os.close(self._pidfd)
-        self._reports.cancel()
         self.control.close()
         self.death.set_result(_in_words(self.reap()))
 
@@ -161,6 +172,13 @@ class Ended:
         """It is gone."""
 
     kill = end
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    """Return the next line, nothing at the end of all; one that is too long is left out."""
+    while True:
+        with suppress(ValueError):
+            return await reader.readline()
 
 
 def _nobody(endpoint: int) -> None:

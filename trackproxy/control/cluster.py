@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from operator import add
 from pathlib import Path
@@ -33,6 +33,7 @@ from trackproxy.pool.panic import panics
 from trackproxy.session_sections import SessionService
 from trackproxy.settings import AnyService, EndpointConfig, Settings, groups_of, routes_of
 from trackproxy.step import BEAT_S
+from trackproxy.telling import tell
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Cluster:
 
     states: what operators want of each node. moving: those whose sticky clients shall go elsewhere. views:
     the boards of the generations that run, newest last.
-    adopted: set when there is another view.
+    adopted: set when there is another view. on_probe: called with each result of a probe.
     """
 
     def __init__(self, folder: Path, session: aiohttp.ClientSession) -> None:
@@ -63,6 +64,7 @@ class Cluster:
         self.moving: set[str] = set()
         self.views: list[View] = []
         self.adopted = asyncio.Event()
+        self.on_probe: Callable[[Key, Result], None] = lambda key, result: None
 
     # --- upgrades ---
 
@@ -277,19 +279,10 @@ class Cluster:
         """Take the result of a probe."""
         watched.last = result
         watched.probed.count(result)
+        self.on_probe(watched.key, result)
         if changed:
             up = watched.verdict.up
-            log.log(
-                logging.INFO if up else logging.WARNING,
-                "%s: node %s (%s) is %s: %s",
-                *(
-                    watched.key.label,
-                    watched.key.node,
-                    watched.key.address,
-                    "up" if up else "down",
-                    result.reason,
-                ),
-            )
+            _tell_health(watched.key, result.reason, up=up)
             if up:
                 watched.back = asyncio.get_running_loop().time()
             self._remember()
@@ -329,7 +322,8 @@ class Cluster:
         self.states[node] = state
         if before is state:
             return
-        log.info("node %s: %s, was %s", node, state.value, before.value)
+        said = ("node %s: %s, was %s", node, state.value, before.value)
+        tell(log, logging.INFO, "node_state", *said, node=node, state=state.value, was=before.value)
         for row in self.rows(node):
             if state is AdminState.READY:
                 row.watched.back = asyncio.get_running_loop().time()
@@ -411,7 +405,9 @@ class Cluster:
             if panicking is not (name in self._panicking):
                 (self._panicking.add if panicking else self._panicking.discard)(name)
                 text = "probes are not believed" if panicking else "probes are believed again"
-                log.warning("%s: %d of %d endpoints are up: %s", name, sum(taking), len(taking), text)
+                said = ("%s: %d of %d endpoints are up: %s", name, sum(taking), len(taking), text)
+                state = "begun" if panicking else "ended"
+                tell(log, logging.WARNING, "panic", *said, service=name, state=state, reason=text)
 
     def panics(self, label: str) -> bool:
         """Whether probes of a service, or of a route with endpoints of its own, are not believed now."""
@@ -453,6 +449,13 @@ class Cluster:
         """Probe no more."""
         for watched in self._watched.values():
             self._stop(watched)
+
+
+def _tell_health(key: Key, reason: str, *, up: bool) -> None:
+    states = {"state": "up", "was": "down"} if up else {"state": "down", "was": "up"}
+    where = {"service": key.label, "node": key.node, "address": key.address}
+    said = ("%s: node %s (%s) is %s: %s", *where.values(), states["state"], reason)
+    tell(log, logging.INFO if up else logging.WARNING, "health", *said, **where, **states, reason=reason)
 
 
 def _gives_cookies(service: AnyService) -> bool:

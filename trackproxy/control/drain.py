@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,6 +18,7 @@ from trackproxy.control.cluster import Cluster
 from trackproxy.control.tasks import Tasks
 from trackproxy.pool.nodes import AdminState
 from trackproxy.step import BEAT_S
+from trackproxy.telling import tell
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ class Drains:
         self._cluster.set_state(node, AdminState.DRAIN)
         self.forget(node)
         drain = self.of[node] = Drain(node, asyncio.get_running_loop().time() + timeout_s, sticky, resumed)
+        text = "node %s: a drain has begun, which lasts %g s at most"
+        tell(log, logging.INFO, "drain", text, node, timeout_s, node=node, state="begun", sticky=sticky)
         self._tasks[node] = self._spawn(self._carry_out(drain), f"drain of {node}")
         return drain
 
@@ -82,7 +85,15 @@ class Drains:
         """Somebody has decided otherwise."""
         if node in self._tasks:
             self._tasks.pop(node).cancel()
-            self.of[node].end("ended otherwise")
+            self._end(self.of[node], "ended otherwise")
+
+    def _end(self, drain: Drain, outcome: str, reason: str = "") -> None:
+        """Note and tell how a drain ended; REASON: what was still open."""
+        drain.end(outcome)
+        level = logging.WARNING if reason else logging.INFO
+        said = ("node %s: the drain has ended: %s%s", drain.node, outcome, reason and f": {reason}")
+        fields = {"node": drain.node, "state": "ended", "outcome": outcome, "reason": reason or None}
+        tell(log, level, "drain", *said, **fields)
 
     def under_way(self) -> list[tuple[str, float, Sticky]]:
         """Return node, seconds left and sticky of each drain that lasts; `begin` takes them."""
@@ -101,7 +112,7 @@ class Drains:
             await asyncio.sleep(min(LOOK_S, max(drain.deadline - time(), 0.0)))
             if self._cluster.states.get(node) is not AdminState.DRAIN:  # a reload has dropped the node
                 del self._tasks[node]
-                drain.end("ended otherwise")
+                self._end(drain, "ended otherwise")
                 return
             if not self._cluster.views:  # a stop has ended all workers: the next program goes on with it
                 del self._tasks[node]
@@ -113,11 +124,12 @@ class Drains:
                 break
         self._cluster.set_state(node, AdminState.DISABLED)
         self._cluster.end(node)
-        if open_:
-            log.warning(
-                "node %s: still open at the drain's deadline: %d requests, %d tunnels, %d sessions",
-                *(node, left["requests"], left["tunnels"], left["sessions"]),
-            )
         del self._tasks[node]
-        drain.end("deadline" if open_ else "empty")
+        self._end(drain, "deadline" if open_ else "empty", _still_open(left) if open_ else "")
         self.on_disabled(node)
+
+
+def _still_open(left: Mapping[str, int]) -> str:
+    return (
+        f"{left['requests']} requests, {left['tunnels']} tunnels, {left['sessions']} sessions were still open"
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from trackproxy.board import Process
@@ -16,6 +17,7 @@ from trackproxy.control.views import View
 from trackproxy.errors import StartFailed
 from trackproxy.orders import Order
 from trackproxy.settings import Settings
+from trackproxy.telling import tell
 from trackproxy.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -103,6 +105,7 @@ class Generation:
         self.retired = False
         self.over = asyncio.Event()
         self.on_suspect: Callable[[int], None] = lambda index: None
+        self.on_event: Callable[[bytes, Mapping[str, int]], None] = lambda line, origin: None
         self.on_spawned: Callable[[], None] = lambda: None
         self._tasks = Tasks()
         self._beats: dict[int, tuple[Crew, int, float]] = {}
@@ -133,8 +136,10 @@ class Generation:
 
     def adopt(self, crew: list[Crew], *, replaced: bool) -> None:
         """Take over workers that another program has started; REPLACED: when they die, as our own are."""
-        for child in crew:
+        for number, child in enumerate(crew):
             child.on_suspect = self._pass_suspicion
+            if isinstance(child, Child):
+                child.on_event = partial(self._pass_event, number)
             child.ready.set()
             self.crew.append(child)
         for number in range(self.count if replaced else 0):
@@ -143,11 +148,15 @@ class Generation:
     def _pass_suspicion(self, index: int) -> None:
         self.on_suspect(index)
 
+    def _pass_event(self, number: int, line: bytes) -> None:
+        self.on_event(line, {"worker": number + 1, "generation": self.number})
+
     async def _start_one(self, number: int) -> Crew:
         listeners = self.listeners.of_worker(number, max(self.count, 1))
         if self.count:
             fds = {name: [listener.fileno() for listener in row] for name, row in listeners.items()}
             process = self._spawn_process()
+            process.on_event = partial(self._pass_event, number)
             process.give(Order(self.settings, number, self.view.board.fd, fds))
             child: Crew = process
         else:
@@ -178,11 +187,9 @@ class Generation:
             self.view.board.retire(number)
             self.view.crashes += 1
             young = time() - started < OLD_S
-            log.error(
-                "worker %d %s; another one starts%s",
-                number + 1,
-                death,
-                f" in {pause_s:g} s" if young and pause_s else "",
+            pause = f" in {pause_s:g} s" if young and pause_s else ""
+            self._tell(
+                number, logging.ERROR, f"{death}; another one starts{pause}", state="died", reason=death
             )
             if young:
                 await asyncio.sleep(pause_s)
@@ -196,10 +203,21 @@ class Generation:
             try:
                 self.crew[number] = await self._start_one(number)
             except OSError as error:
-                log.error("worker %d cannot be started: %s", number + 1, error)
+                self._tell(
+                    number,
+                    logging.ERROR,
+                    f"cannot be started: {error}",
+                    state="not started",
+                    reason=str(error),
+                )
                 await asyncio.sleep(LONGEST_PAUSE_S)
             else:
+                self._tell(number, logging.INFO, "has started", state="started")
                 return
+
+    def _tell(self, number: int, level: int, text: str, **fields: str) -> None:
+        origin = {"worker": number + 1, "generation": self.number}
+        tell(log, level, "worker", "worker %d %s", number + 1, text, **origin, **fields)
 
     def watch_beats(self, now: float) -> None:
         """Kill workers whose loop has not turned for HANG_S, or that do not come to serve within START_S.
@@ -215,7 +233,8 @@ class Generation:
             if worker is not same or beat != last or worker.death.done():
                 self._beats[number] = (worker, beat, now)
             elif now - since > (HANG_S if worker.ready.is_set() else START_S):
-                log.error("worker %d has hung for %.0f s and is killed", number + 1, now - since)
+                text = f"has hung for {now - since:.0f} s and is killed"
+                self._tell(number, logging.ERROR, text, state="killed", reason="it has hung")
                 worker.kill()
 
     # --- the end ---
@@ -259,7 +278,9 @@ class Generation:
         while alive := self._alive():
             if time() >= self._end_by:
                 for worker in alive:
-                    log.error("a worker of generation %d does not end and is killed", self.number)
+                    text, reason = "a worker of generation %d does not end and is killed", "it does not end"
+                    fields = {"generation": self.number, "state": "killed", "reason": reason}
+                    tell(log, logging.ERROR, "worker", text, self.number, **fields)
                     worker.kill()
                 self._end_by = math.inf
             self._hurried.clear()

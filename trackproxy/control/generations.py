@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from trackproxy.board import Board
@@ -37,7 +37,8 @@ def count_workers(settings: Settings) -> int:
 class Generations:
     """Those that run: the last one serves, the others are on their way out.
 
-    listeners: what is open for the one that serves.
+    listeners: what is open for the one that serves. on_event: called with each line that tells of an event
+    of a worker, and whose it is.
     """
 
     def __init__(self, cluster: Cluster, tasks: Tasks) -> None:
@@ -47,6 +48,7 @@ class Generations:
         self._numbers = 0
         self.listeners = Listeners()
         self.running: list[Generation] = []
+        self.on_event: Callable[[bytes, Mapping[str, int]], None] = lambda line, origin: None
 
     @property
     def serving(self) -> Generation:
@@ -64,6 +66,7 @@ class Generations:
             raise
         generation = Generation(self._numbers + 1, settings, view, listeners, count, self._spare.take)
         generation.on_suspect = partial(self._cluster.suspect, view)
+        generation.on_event = self.on_event
         generation.on_spawned = partial(self._spare.refill, wanted=count > 0)  # it loads beside them
         try:
             await generation.start()
@@ -148,6 +151,7 @@ class Generations:
         listeners = self.listeners.open(settings, len(crew)) if replaced else self.listeners
         generation = Generation(one.number, settings, view, listeners, len(crew), self._spare.take)
         generation.on_suspect = partial(self._cluster.suspect, view)
+        generation.on_event = self.on_event
         generation.adopt(crew, replaced=replaced)
         return generation
 

@@ -61,6 +61,7 @@ class Handover:
 
     states: by node. endpoints: what is known of each, by its key's text. drains: node, seconds left, sticky.
     traffic: what was counted besides; see `control.traffic`.
+    events: the number of the last one.
     """
 
     rows: Mapping[Place, Row]
@@ -69,6 +70,7 @@ class Handover:
     endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
     drains: list[tuple[str, float, Sticky]] = field(default_factory=list)
     traffic: dict[str, Any] = field(default_factory=dict)
+    events: int = 0
 
     def descriptors(self) -> list[int]:
         """Return what has to stay open."""
@@ -97,6 +99,7 @@ class Handover:
                 "endpoints": self.endpoints,
                 "drains": self.drains,
                 "traffic": self.traffic,
+                "events": self.events,
             }
         ).encode()
 
@@ -121,7 +124,8 @@ class Handover:
         ]
         drains = [(node, left_s, sticky) for node, left_s, sticky in tree["drains"]]
         traffic = tree.get("traffic", {})
-        handover = cls(rows, generations, tree["states"], tree["endpoints"], drains, traffic)
+        events = tree.get("events", 0)  # a program without any has none
+        handover = cls(rows, generations, tree["states"], tree["endpoints"], drains, traffic, events)
         for fd in handover.descriptors():
             os.set_inheritable(fd, False)
         return handover

@@ -15,6 +15,7 @@ from trackproxy.health.outliers import Cause, Outlier, may_eject
 from trackproxy.pool.balancer import Balancer
 from trackproxy.pool.endpoints import Endpoint
 from trackproxy.sections import Outliers
+from trackproxy.telling import tell
 
 log = logging.getLogger(__name__)
 
@@ -62,17 +63,8 @@ class Ejections:
         ejection_s = self.outliers[endpoint].failed(cause, now, may=may)
         if ejection_s is None:
             return
-        log.warning(
-            "%s: node %s (%s): %s%s; left out for %g s",
-            *(
-                self._name,
-                endpoint.node.name,
-                endpoint.address,
-                cause.text,
-                detail and f": {detail}",
-                ejection_s,
-            ),
-        )
+        reason = cause.text + (detail and f": {detail}")
+        self._tell(endpoint, logging.WARNING, f": {reason}; left out for {ejection_s:g} s", "out", reason)
         endpoint.cells[Counter.EJECTED_UNTIL] = int((now + ejection_s) * 1000)
         endpoint.cells[EJECTED[cause]] += 1
         self._balancer.eject(endpoint)
@@ -105,9 +97,15 @@ class Ejections:
         else:
             changed = self._balancer.readmit(endpoint)
             if changed:
-                log.info("%s: node %s (%s) is in again", self._name, endpoint.node.name, endpoint.address)
+                self._tell(endpoint, logging.INFO, " is in again", "in")
         if changed:
             self._changed()
+
+    def _tell(self, endpoint: Endpoint, level: int, text: str, state: str, reason: str = "") -> None:
+        node, address = endpoint.node.name, endpoint.address
+        where = {"service": self._name, "node": node, "address": address}
+        said = ("%s: node %s (%s)%s", self._name, node, address, text)
+        tell(log, level, "ejection", *said, **where, state=state, reason=reason or None)
 
 
 def _nobody(endpoint: Endpoint) -> None:

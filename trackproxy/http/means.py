@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from trackproxy.pool.learned import Learned
+from trackproxy.telling import tell
 
 if TYPE_CHECKING:
     from trackproxy.board import Board
@@ -73,7 +74,7 @@ class Means:
         try:
             for certificates in self._certificates:
                 for line in certificates.look():
-                    log.info("%s", line)
+                    self._tell(line)
             now_s = time.time()
             if self._tickets is not None and self._tickets.due(now_s):
                 for context in self._contexts:
@@ -82,6 +83,13 @@ class Means:
             behind = any(certificates.behind for certificates in self._certificates)
             wait_s = BEHIND_S if behind else LOOK_S
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
+
+    def _tell(self, line: str) -> None:
+        from trackproxy.certificates import Complaint
+
+        wrong = isinstance(line, Complaint)
+        state, level = ("wrong", logging.WARNING) if wrong else ("changed", logging.INFO)
+        tell(log, level, "certificate", "%s", line, state=state, reason=line if wrong else None)
 
     def stop(self) -> None:
         """Look at nothing any more."""

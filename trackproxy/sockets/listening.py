@@ -10,6 +10,8 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from trackproxy.telling import tell
+
 if TYPE_CHECKING:
     from trackproxy.sockets.poller import Poller
 
@@ -57,7 +59,8 @@ class Listening:
                 return
 
     def _pause(self, error: OSError) -> None:
-        log.error("cannot accept connections, %g s until the next try: %s", REST_S, error)
+        text = "cannot accept connections, %g s until the next try: %s"
+        tell(log, logging.ERROR, "worker", text, REST_S, error, state="not accepting", reason=str(error))
         self._poller.release(self._listener)
         self._rest = self._loop.call_later(REST_S, self._watch)
 
