@@ -182,9 +182,9 @@ async def cluster(
     return Cluster(stage, started, await stage.start_proxy(started, sticky=sticky, **service))
 
 
-def shared_board(endpoints: int, workers: int = 1) -> Board:
+def shared_board(endpoints: int, workers: int = 1, routes: int = 1) -> Board:
     """A board whose supervisor is the test."""
-    made = Board.create(endpoints, workers)
+    made = Board.create(endpoints, workers, routes)
     board = Board.open(made.fd)
     made.close()
     for cell in range(endpoints):
