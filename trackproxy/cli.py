@@ -49,6 +49,13 @@ NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="A node's name
 ServiceOption = Annotated[str, typer.Option("--service", help="Only in this service.")]
 
 
+class Role(StrEnum):
+    """What somebody may do."""
+
+    READ = "read"
+    WRITE = "write"
+
+
 class StickyClients(StrEnum):
     """What becomes of clients that belong to a node on its way out."""
 
@@ -316,6 +323,21 @@ def remove(node: NodeArgument, config: ConfigOption = None, socket: SocketOption
     """Remove a node that was added at run time; what is open there goes on."""
     with _asking(config, socket) as client:
         typer.echo(client.remove(node))
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who it is for, in the log of changes.")],
+    role: Annotated[Role, typer.Option(help="write may change things, too.")] = Role.READ,
+) -> None:
+    """Make a token for the admin endpoint: its secret, and the lines for the settings file."""
+    from trackproxy.commands.token import token
+    from trackproxy.units import checked_name
+
+    try:
+        typer.echo("\n".join(token(checked_name(name), role)))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _number(text: str) -> int | None:

@@ -49,6 +49,14 @@ class Conflict(NotChanged):
     """The same, since a node is not what the change takes it for."""
 
 
+class Outdated(NotChanged):
+    """The same, since a node is not as it was when the change was thought of. version: what it is now."""
+
+    def __init__(self, reason: str, version: str) -> None:
+        super().__init__([reason])
+        self.version = version
+
+
 class UpgradeFailed(TrackproxyError):
     """The program was not replaced; the message says why."""
 

@@ -111,4 +111,7 @@ class Service(Section):
     panic_threshold: Annotated[int, whole(0, 100)] = Field(
         default=50, description="With fewer percent of the endpoints up, probes are not believed; 0 is off."
     )
+    ready_needs_node: bool = Field(
+        default=False, description="We are not ready (/readyz) while no endpoint of the service is eligible."
+    )
     outliers: Outliers = Field(default=Outliers(), description="When live traffic takes an endpoint out.")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
@@ -23,6 +23,9 @@ from trackproxy.http_sections import HttpService
 from trackproxy.sections import EndpointSettings, NodeSettings, Section
 from trackproxy.session_sections import ProxyProtocol, SessionEndpointSettings, SessionService
 from trackproxy.units import Address, Duration, Name, Pause, Workers, overlap, quoted
+
+if TYPE_CHECKING:
+    from trackproxy.sources import TomlFile
 
 AnyService = HttpService | SessionService
 
@@ -166,10 +169,16 @@ def load(path: Path | None = None, overrides: dict[str, Any] | None = None) -> S
     Raises ConfigError with a sentence for each problem, in the order of the file.
     """
     # Here, since workers get their settings ready made: they start a seventh sooner without.
-    from trackproxy.sources import Environment, Sources, TomlFile, read_toml
+    from trackproxy.sources import TomlFile, read_toml
 
-    file = TomlFile() if path is None else read_toml(path)
-    sources = Sources(file, Environment(), overrides or {})
+    return settings_in(TomlFile() if path is None else read_toml(path), overrides or {})
+
+
+def settings_in(file: TomlFile, overrides: dict[str, Any]) -> Settings:
+    """Return the settings of a file that has been read, as `load` does."""
+    from trackproxy.sources import Environment, Sources
+
+    sources = Sources(file, Environment(), overrides)
     tree = sources.merged()
     strays = [unknown_key((key,), Settings.model_fields) for key in tree if key not in Settings.model_fields]
     known = {key: value for key, value in tree.items() if key in Settings.model_fields}

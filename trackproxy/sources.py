@@ -100,22 +100,30 @@ class TomlFile:
 def read_toml(path: Path) -> TomlFile:
     """Read a file; raise ConfigError if that cannot be done, or if it is not TOML in UTF-8."""
     try:
-        text = path.read_text("utf-8-sig")
-        return TomlFile(str(path), tomllib.loads(text), dict(_lines(text)))
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    return parse_toml(str(path), content)
+
+
+def parse_toml(name: str, content: bytes) -> TomlFile:
+    """Return the CONTENT of a file of that NAME; raise ConfigError if it is not TOML in UTF-8."""
+    text = ""
+    try:
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        return TomlFile(name, tomllib.loads(text), dict(_lines(text)))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigError([f"{path}:{line}: is not UTF-8 text"]) from error
+        raise ConfigError([f"{name}:{line}: is not UTF-8 text"]) from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([_syntax_problem(path, str(error), text)]) from error
+        raise ConfigError([_syntax_problem(name, str(error), text)]) from error
 
 
-def _syntax_problem(path: Path, message: str, text: str) -> str:
+def _syntax_problem(name: str, message: str, text: str) -> str:
     """Move the place in tomllib's message, "… (at line 3, column 5)", to where compilers put it."""
     what, _, place = message.partition(" (at ")
     numbers = re.findall(r"\d+", place) or [str(text.count("\n") + 1)]
-    return ":".join([str(path), *numbers]) + f": {what}"
+    return ":".join([name, *numbers]) + f": {what}"
 
 
 def _lines(text: str) -> Iterator[tuple[KeyPath, int]]:

@@ -12,11 +12,12 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     AsyncExitStack,
+    asynccontextmanager,
     nullcontext,
 )
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from trackproxy.admin.api import application
+from trackproxy.admin.api import OnlyIf, application
+from trackproxy.admin.guard import Guard
 from trackproxy.admin.listener import AdminListener
 from trackproxy.admin.overview import Outcome
 from trackproxy.admin.unix_socket import reachable
@@ -165,7 +167,8 @@ class Supervisor:
         self.looks = Looks(cluster.totals)
         self.started_at = time.time()
         self.reloaded: Outcome | None = None
-        self.admin = AdminListener(application(self))
+        self._guard = Guard(start.settings.admin)
+        self.admin = AdminListener(application(self, self._guard.let_in))
         self.welcoming = False
         self.stopped = asyncio.Event()
         self.hurried = asyncio.Event()
@@ -246,6 +249,7 @@ class Supervisor:
         except BaseException:
             self.admin.discard(place)
             raise
+        self._guard.admin = loaded.admin
         await self.admin.move(place)
         await self.changes.served(loaded, applied)
         log_to_stderr(loaded.log_level, loaded.log_format)
@@ -416,60 +420,96 @@ class Supervisor:
 
     # --- nodes ---
 
-    async def drain(self, node: str, timeout_s: float, sticky: Sticky = "keep", who: str = LOCAL) -> Drain:
+    async def drain(
+        self,
+        node: str,
+        timeout_s: float,
+        sticky: Sticky = "keep",
+        who: str = LOCAL,
+        only_if: OnlyIf | None = None,
+    ) -> Drain:
         """Send no new clients to NODE; disable it once nothing is open there, after TIMEOUT_S at the latest.
 
-        WHO: has asked for it. Raises KeyError if there is no such node.
+        WHO: has asked for it. ONLY_IF: what must hold, else it raises Outdated and nothing has changed.
+        Raises KeyError if there is no such node.
         """
-        with self._audited(who, "drain", node, AdminState.DRAIN):
-            drain = self.drains.begin(node, timeout_s, sticky)
-            if drain.outcome is None:
-                await self.changes.keep_state(node, Wanted(AdminState.DRAIN, timeout_s, sticky), who)
-            return drain
+        with self._audited(who, "drain", node, AdminState.DRAIN) as entry:
+            async with self._turn(node, entry, only_if):
+                drain = self.drains.begin(node, timeout_s, sticky)
+                if drain.outcome is None:
+                    await self.changes.keep_state(node, Wanted(AdminState.DRAIN, timeout_s, sticky), who)
+                return drain
 
-    async def disable(self, node: str, who: str = LOCAL) -> None:
-        """Send nothing to NODE any more and probe it no more; raises KeyError if there is no such node."""
-        with self._audited(who, "disable", node, AdminState.DISABLED):
-            self.cluster.set_state(node, AdminState.DISABLED)
-            self.drains.forget(node)
-            await self.changes.keep_state(node, Wanted(AdminState.DISABLED), who)
+    async def disable(self, node: str, who: str = LOCAL, only_if: OnlyIf | None = None) -> None:
+        """Send nothing to NODE any more and probe it no more. WHO, ONLY_IF and errors: as of `drain`."""
+        with self._audited(who, "disable", node, AdminState.DISABLED) as entry:
+            async with self._turn(node, entry, only_if):
+                self.cluster.set_state(node, AdminState.DISABLED)
+                self.drains.forget(node)
+                await self.changes.keep_state(node, Wanted(AdminState.DISABLED), who)
 
-    async def ready(self, node: str, who: str = LOCAL) -> None:
-        """Let NODE take part again, as its probes say; raises KeyError if there is no such node."""
-        with self._audited(who, "ready", node, AdminState.READY):
-            self.drains.forget(node)
+    async def ready(self, node: str, who: str = LOCAL, only_if: OnlyIf | None = None) -> None:
+        """Let NODE take part again, as its probes say. WHO, ONLY_IF and errors: as of `drain`."""
+        with self._audited(who, "ready", node, AdminState.READY) as entry:
             if self.cluster.states[node] is AdminState.DISABLED:
+                if only_if is not None:
+                    only_if()  # and again once it has been probed
                 await self.cluster.look_at(node)
-            self.cluster.set_state(node, AdminState.READY)
-            await self.changes.keep_state(node, Wanted(AdminState.READY), who)
+            async with self._turn(node, entry, only_if):
+                self.drains.forget(node)
+                self.cluster.set_state(node, AdminState.READY)
+                await self.changes.keep_state(node, Wanted(AdminState.READY), who)
 
     def _audited(self, who: str, what: str, node: str, wanted: AdminState) -> AbstractContextManager[Entry]:
         before = self.cluster.states.get(node)
         states = {"from": before.value if before else None, "to": wanted.value}
         return audited(who, what, node=node, **states)
 
+    @asynccontextmanager
+    async def _turn(self, node: str, entry: Entry, only_if: OnlyIf | None) -> AsyncIterator[None]:
+        """Let a change that depends on what there is wait for all that are under way; others need not.
+
+        ENTRY: of the audit, which is to say what NODE was when it changed.
+        """
+        if only_if is None:
+            yield
+            return
+        async with self._reloading:
+            only_if()
+            entry["from"] = self.cluster.states[node].value
+            yield
+
     def _drained(self, node: str) -> None:
         began = self.changes.of_state(node, AdminState.DRAIN.value).resolved.changed_by
         kept = self.changes.keep_state(node, Wanted(AdminState.DISABLED), began or LOCAL)
         self._tasks.spawn(kept, f"state of {node}")
 
-    async def set_values(self, node: str, values: Values, service: str = "", who: str = LOCAL) -> None:
+    async def set_values(
+        self,
+        node: str,
+        values: Values,
+        service: str = "",
+        who: str = LOCAL,
+        only_if: OnlyIf | None = None,
+    ) -> None:
         """Serve other VALUES of a node, weight or max_connections, in one SERVICE or in all.
 
-        None is what the configuration says. WHO: has asked for it. Raises NotChanged, ListenError or
-        StartFailed, and everything is as before then.
+        None is what the configuration says. WHO: has asked for it. ONLY_IF: what must hold, see `drain`.
+        Raises NotChanged, ListenError or StartFailed, and everything is as before then.
         """
         auditing = audited(who, "values", node=node, service=service or None, to=listed(values))
-        await self._change(lambda: self.changes.values(node, service, values, who), auditing)
+        plan = _only(only_if, lambda: self.changes.values(node, service, values, who))
+        await self._change(plan, auditing)
 
     async def add_node(self, name: str, address: str, settings: Mapping[str, Any], who: str = LOCAL) -> None:
         """Serve with one node more; SETTINGS: see `Added`. Raises as `set_values` does."""
         auditing = audited(who, "add", node=name, to=address)
         await self._change(lambda: self.changes.addition(name, address, settings, who), auditing)
 
-    async def remove_node(self, name: str, who: str = LOCAL) -> None:
-        """Serve without a node that was added at run time. Raises as `set_values` does."""
-        await self._change(lambda: self.changes.removal(name, who), audited(who, "remove", node=name))
+    async def remove_node(self, name: str, who: str = LOCAL, only_if: OnlyIf | None = None) -> None:
+        """Serve without a node that was added at run time. WHO, ONLY_IF and errors: as of `set_values`."""
+        plan = _only(only_if, lambda: self.changes.removal(name, who))
+        await self._change(plan, audited(who, "remove", node=name))
 
     async def _change(self, plan: Callable[[], Plan], auditing: AbstractContextManager[Entry]) -> None:
         await self._to_its_end(self._change_alone(plan, auditing), "change")
@@ -541,3 +581,14 @@ class Supervisor:
         await asyncio.wait({waiting, hurry}, return_when=asyncio.FIRST_COMPLETED)
         for task in (waiting, hurry):
             task.cancel()
+
+
+def _only(only_if: OnlyIf | None, plan: Callable[[], Plan]) -> Callable[[], Plan]:
+    """Return PLAN, which is made only if that holds at the moment when the change is made."""
+
+    def planned() -> Plan:
+        if only_if is not None:
+            only_if()
+        return plan()
+
+    return planned

@@ -337,7 +337,8 @@ def _file_path(text: str) -> str:
     return text
 
 
-def _name(text: str) -> str:
+def checked_name(text: str) -> str:
+    """Return a name; raise ValueError if it is none."""
     if not _NAME.fullmatch(text):
         raise ValueError('a name has at most 63 letters, digits, "_", "." and "-", a letter or digit first')
     return text
@@ -407,5 +408,5 @@ Target = Annotated[str, AfterValidator(_target)]
 Path = Annotated[str, AfterValidator(_path)]
 Regex = Annotated[str, AfterValidator(_regex)]
 FilePath = Annotated[str, AfterValidator(_file_path)]
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(checked_name)]
 TokenHash = Annotated[str, AfterValidator(_token_hash)]

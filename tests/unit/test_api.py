@@ -14,8 +14,9 @@ from aiohttp.test_utils import TestClient
 from aiohttp.web import Application, Request
 from pytest_aiohttp.plugin import AiohttpClient
 
-from trackproxy.admin import api
-from trackproxy.admin.api import BODY_BYTES, application
+from trackproxy.admin import bodies
+from trackproxy.admin.api import OnlyIf, application
+from trackproxy.admin.bodies import BODY_BYTES
 from trackproxy.admin.overview import Outcome
 from trackproxy.board import Counter
 from trackproxy.control.changes import Changes, Plan, Values
@@ -80,33 +81,56 @@ class FakeSupervisor:
     def look(self) -> None:
         self.looked += 1
 
-    async def reload(self) -> str:
+    async def reload(self, who: str = "eve") -> str:
         self.reloads += 1
         if isinstance(self.next_reload, Exception):
             raise self.next_reload
         return self.next_reload
 
-    async def drain(self, node: str, timeout_s: float, sticky: Sticky = "keep") -> Drain:
+    async def drain(
+        self,
+        node: str,
+        timeout_s: float,
+        sticky: Sticky = "keep",
+        who: str = "eve",
+        only_if: OnlyIf | None = None,
+    ) -> Drain:
+        self.expect(only_if)
         return self.drains.begin(node, timeout_s, sticky)
 
-    async def disable(self, node: str) -> None:
+    async def disable(self, node: str, who: str = "eve", only_if: OnlyIf | None = None) -> None:
+        self.expect(only_if)
         self.cluster.set_state(node, AdminState.DISABLED)
         self.drains.forget(node)
-        await self.changes.keep_state(node, Wanted(AdminState.DISABLED), "eve")
+        await self.changes.keep_state(node, Wanted(AdminState.DISABLED), who)
 
-    async def ready(self, node: str) -> None:
+    async def ready(self, node: str, who: str = "eve", only_if: OnlyIf | None = None) -> None:
+        self.expect(only_if)
         self.drains.forget(node)
         self.cluster.set_state(node, AdminState.READY)
-        await self.changes.keep_state(node, Wanted(AdminState.READY), "eve")
+        await self.changes.keep_state(node, Wanted(AdminState.READY), who)
 
-    async def set_values(self, node: str, values: Values, service: str = "") -> None:
-        await self.serve(self.changes.values(node, service, values, "eve"))
+    async def set_values(
+        self,
+        node: str,
+        values: Values,
+        service: str = "",
+        who: str = "eve",
+        only_if: OnlyIf | None = None,
+    ) -> None:
+        self.expect(only_if)
+        await self.serve(self.changes.values(node, service, values, who))
 
-    async def add_node(self, name: str, address: str, settings: Mapping[str, Any]) -> None:
-        await self.serve(self.changes.addition(name, address, settings, "eve"))
+    async def add_node(self, name: str, address: str, settings: Mapping[str, Any], who: str = "eve") -> None:
+        await self.serve(self.changes.addition(name, address, settings, who))
 
-    async def remove_node(self, name: str) -> None:
-        await self.serve(self.changes.removal(name, "eve"))
+    async def remove_node(self, name: str, who: str = "eve", only_if: OnlyIf | None = None) -> None:
+        self.expect(only_if)
+        await self.serve(self.changes.removal(name, who))
+
+    def expect(self, only_if: OnlyIf | None) -> None:
+        if only_if is not None:
+            only_if()
 
     async def serve(self, plan: Plan) -> None:
         """As the supervisor's switch, without workers; raises `unable` if there is one."""
@@ -250,7 +274,7 @@ async def test_a_node_is_told_with_what_is_known_of_each_of_its_endpoints(
         supervisor.count(0, cell, number)
     body = await node(client, "node1")
     totals = body["services"]["web"].pop("totals")
-    del body["sources"], body["services"]["web"]["sources"]
+    del body["version"], body["sources"], body["services"]["web"]["sources"]
     assert body == {
         "name": "node1",
         "state": "ready",
@@ -400,7 +424,7 @@ async def test_a_node_is_told_with_whose_its_values_are(client: Client) -> None:
         "value": "disabled",
         "configured": "ready",
         "source": "run time",
-        "changed_by": "eve",
+        "changed_by": "local socket",
     }
 
 
@@ -609,7 +633,7 @@ async def test_a_body_beyond_the_bound_is_refused(client: Client) -> None:
 async def test_a_body_that_does_not_come_is_not_waited_for(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "BODY_S", 0.1)
+    monkeypatch.setattr(bodies, "BODY_S", 0.1)
     never = asyncio.Event()
 
     async def body() -> AsyncIterator[bytes]:
@@ -648,7 +672,7 @@ async def test_an_error_of_ours_is_a_problem_that_gives_nothing_away(
 async def test_a_node_that_a_reload_drops_while_it_is_probed_is_unknown(
     client: Client, supervisor: FakeSupervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ready(name: str) -> None:
+    async def ready(name: str, who: str) -> None:
         raise KeyError(name)
 
     monkeypatch.setattr(supervisor, "ready", ready)

@@ -1,2 +1,4 @@
-"""The operator's way in: `api` (routes), `nodes` (what is told of nodes), `problems` (errors as answers),
-`unix_socket` (where it is reached)."""
+"""The operator's way in: `api` (routes), `orders` and `bodies` (what comes), `nodes` and `overview` (what is
+told), `versions` (of nodes), `check` (of settings), `answers` and `openapi` (all of it for programs),
+`problems` (errors as answers), `access` and `guard` (who may), `unix_socket` and `listener` (where it is
+reached)."""

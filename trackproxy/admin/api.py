@@ -1,7 +1,10 @@
 """The admin API: what operators may ask and say, as JSON over HTTP.
 
     GET    /healthz                        200 while the supervisor's loop turns
-    GET    /readyz                         200 while new clients are welcome, else 503
+    GET    /readyz                         200 while new clients are welcome, and services that ask for it
+                                           (ready_needs_node) have an eligible endpoint; else 503
+    GET    /api/v1/openapi.json            all of this for programs, see `openapi`
+    GET    /api/v1/session                 {"name", "role", "by"}: who asks, and what that one may do
     GET    /api/v1/status                  this trackproxy, see `overview.status`
     GET    /api/v1/services                every service, see `overview.services`
     GET    /api/v1/services/{service}      one service, with its endpoints
@@ -17,37 +20,44 @@
     POST   /api/v1/nodes/{name}/ready
     POST   /api/v1/reload
     GET    /api/v1/events                  what has happened, or happens: see `event_stream`
+    POST   /api/v1/check                   a settings file, as it is or as {"text"}: is it right?
 
 Only POST, PATCH and DELETE change anything, and only while we serve: a start or a stop is not to be
 disturbed. What does not fit is answered with 422, and everything is as before. Errors are problem details
-(RFC 9457). Who may ask is decided by where it is reached, not here.
+(RFC 9457). Who may ask is decided by where it is reached, see `guard`.
+
+A node has a version (ETag). A change with If-Match is made only if the node still has one of the versions
+that are named there, else it is answered with 412.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypedDict
 from urllib.parse import quote
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, ValidationError
+from aiohttp.typedefs import Middleware
 
-from trackproxy.admin import event_stream
+from trackproxy.admin import check, event_stream
+from trackproxy.admin.bodies import BODY_BYTES, Body, body_of, read
+from trackproxy.admin.check import Checks
+from trackproxy.admin.guard import CALLER, add_headers, let_in
 from trackproxy.admin.nodes import describe
-from trackproxy.admin.overview import Whole, services, status
+from trackproxy.admin.openapi import document
+from trackproxy.admin.orders import DrainOrder, NodeOrder, Nothing, TextOrder, ValuesOrder
+from trackproxy.admin.overview import Whole, services, status, without_nodes
 from trackproxy.admin.problems import Problem, answer_problems
+from trackproxy.admin.versions import etag, expected, version_of
 from trackproxy.control.changes import Changes, Values
 from trackproxy.control.drain import Drain, Drains, Sticky
 from trackproxy.control.events import Events
-from trackproxy.errors import ConfigError, Conflict, NotChanged, TrackproxyError
-from trackproxy.explain import problems_of, unknown_key
-from trackproxy.units import Address, Count, Name, NodeAddress, Pause, Weight
+from trackproxy.errors import ConfigError, Conflict, NotChanged, Outdated, TrackproxyError
+from trackproxy.explain import unknown_key
+from trackproxy.units import Address
 
-BODY_BYTES = 64 * 1024
-BODY_S = 10.0  # for a body to arrive
+OnlyIf = Callable[[], None]  # raises Outdated if a change is not to be made after all
 
 
 class Operated(Whole, Protocol):
@@ -58,59 +68,41 @@ class Operated(Whole, Protocol):
     events: Events
 
     def look(self) -> None: ...
-    async def reload(self) -> str: ...
-    async def drain(self, node: str, timeout_s: float, sticky: Sticky = ...) -> Drain: ...
-    async def disable(self, node: str) -> None: ...
-    async def ready(self, node: str) -> None: ...
-    async def set_values(self, node: str, values: Values, service: str = ...) -> None: ...
-    async def add_node(self, name: str, address: str, settings: Mapping[str, Any]) -> None: ...
-    async def remove_node(self, name: str) -> None: ...
+    async def reload(self, who: str = ...) -> str: ...
+    async def drain(
+        self, node: str, timeout_s: float, sticky: Sticky = ..., who: str = ..., only_if: OnlyIf | None = ...
+    ) -> Drain: ...
+    async def disable(self, node: str, who: str = ..., only_if: OnlyIf | None = ...) -> None: ...
+    async def ready(self, node: str, who: str = ..., only_if: OnlyIf | None = ...) -> None: ...
+    async def set_values(
+        self, node: str, values: Values, service: str = ..., who: str = ..., only_if: OnlyIf | None = ...
+    ) -> None: ...
+    async def add_node(
+        self, name: str, address: str, settings: Mapping[str, Any], who: str = ...
+    ) -> None: ...
+    async def remove_node(self, name: str, who: str = ..., only_if: OnlyIf | None = ...) -> None: ...
 
 
-class Nothing(BaseModel):
-    """The body of a request that needs none."""
+class Terms(TypedDict, total=False):
+    """On which terms a node is changed: who has asked for it, and what must hold at that moment."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DrainOrder(Nothing):
-    """How a node is to be drained. timeout: seconds until what is left is ended."""
-
-    timeout: Pause = 30.0
-    sticky: Sticky = "keep"
+    who: str
+    only_if: OnlyIf
 
 
-class ValuesOrder(Nothing):
-    """What is to hold for a node; what is left out stays as it is, null is as configured."""
-
-    weight: Weight | None = None
-    max_connections: Count | None = None
-
-
-class NodeOrder(Nothing):
-    """A node to be added. services: what it changes there, as the settings' file has it."""
-
-    name: Name
-    address: NodeAddress
-    weight: Weight | None = None
-    max_connections: Count | None = None
-    services: dict[str, dict[str, Any]] | None = None
-
-
-Body = TypeVar("Body", bound=Nothing)
-Answer = Callable[[web.Request], Awaitable[web.Response]]
-
-
-def application(operated: Operated) -> web.Application:
-    """Return the API over OPERATED."""
+def application(operated: Operated, guard: Middleware = let_in) -> web.Application:
+    """Return the API over OPERATED; GUARD decides who may ask."""
     api = Api(operated)
-    app = web.Application(middlewares=[answer_problems], client_max_size=BODY_BYTES)
+    app = web.Application(middlewares=[answer_problems, guard], client_max_size=BODY_BYTES)
+    app.on_response_prepare.append(add_headers)
     node = "/api/v1/nodes/{name}"
     app.add_routes(
         [
             web.get("/api/v1/events", event_stream.answer(operated.events)),
             web.get("/healthz", api.healthz),
             web.get("/readyz", api.readyz),
+            web.get("/api/v1/openapi.json", api.openapi),
+            web.get("/api/v1/session", api.session),
             web.get("/api/v1/status", api.status),
             web.get("/api/v1/services", api.services),
             web.get("/api/v1/services/{service}", api.service),
@@ -124,6 +116,7 @@ def application(operated: Operated) -> web.Application:
             web.post(f"{node}/disable", api.disable),
             web.post(f"{node}/ready", api.ready),
             web.post("/api/v1/reload", api.reload),
+            web.post("/api/v1/check", api.check),
         ]
     )
     return app
@@ -134,15 +127,27 @@ class Api:
 
     def __init__(self, operated: Operated) -> None:
         self._operated = operated
+        self._checks = Checks()
 
     async def healthz(self, request: web.Request) -> web.Response:
         """Answer: that is all there is to it."""
         return web.json_response({"status": "alive"})
 
     async def readyz(self, request: web.Request) -> web.Response:
-        """Say whether new clients are welcome."""
+        """Say whether new clients are welcome, and can be served where that is asked for."""
         self._must_be_welcoming()
+        if missing := without_nodes(self._operated):
+            raise Problem(503, f"no node is eligible for {', '.join(missing)}", missing)
         return web.json_response({"status": "ready"})
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        """Describe this API for programs."""
+        return web.json_response(document(request.app.router))
+
+    async def session(self, request: web.Request) -> web.Response:
+        """Say who asks."""
+        caller = request[CALLER]
+        return web.json_response({"name": caller.name, "role": caller.role, "by": caller.by})
 
     async def status(self, request: web.Request) -> web.Response:
         """Return what is known of the program itself."""
@@ -171,23 +176,21 @@ class Api:
     async def drain(self, request: web.Request) -> web.Response:
         """Begin to drain a node, or change how; what comes of it is seen in the node."""
         name, order = await self._order(request, DrainOrder)
-        await self._operated.drain(name, order.timeout, order.sticky)
-        return self._one(name)
+        work = self._operated.drain(name, order.timeout, order.sticky, **self._terms(request, name))
+        return await self._changed(work, name)
 
     async def disable(self, request: web.Request) -> web.Response:
         """Send nothing to a node any more."""
         name, _ = await self._order(request, Nothing)
-        await self._operated.disable(name)
-        return self._one(name)
+        return await self._changed(self._operated.disable(name, **self._terms(request, name)), name)
 
     async def ready(self, request: web.Request) -> web.Response:
         """Let a node take part again; one that was disabled is probed first."""
         name, _ = await self._order(request, Nothing)
         try:
-            await self._operated.ready(name)
+            return await self._changed(self._operated.ready(name, **self._terms(request, name)), name)
         except KeyError:
             raise self._unknown(name) from None  # a reload has dropped it while it was probed
-        return self._one(name)
 
     async def change(self, request: web.Request) -> web.Response:
         """Change weight or limit of a node, in all services or in one; it goes on if whoever asked goes."""
@@ -197,16 +200,17 @@ class Api:
         values = order.model_dump(include=order.model_fields_set)
         if not values:
             raise Problem(400, "nothing is to be changed: give weight, max_connections or both")
-        await _changed(self._operated.set_values(name, values, service))
-        return self._one(self._known(request))
+        work = self._operated.set_values(name, values, service, **self._terms(request, name))
+        return await self._changed(work, name)
 
     async def add(self, request: web.Request) -> web.Response:
         """Serve with one node more."""
         self._must_be_welcoming()
-        order = await _body(request, NodeOrder)
+        order = await body_of(request, NodeOrder)
         settings = order.model_dump(exclude={"name", "address"}, exclude_none=True)
-        await _changed(self._operated.add_node(order.name, _as_written(order.address), settings))
-        response = self._one(self._still_known(order.name))
+        address = _as_written(order.address)
+        work = self._operated.add_node(order.name, address, settings, request[CALLER].who)
+        response = await self._changed(work, order.name)
         response.set_status(201)
         response.headers["Location"] = f"/api/v1/nodes/{quote(order.name, safe='')}"
         return response
@@ -214,20 +218,52 @@ class Api:
     async def remove(self, request: web.Request) -> web.Response:
         """Serve without a node that was added at run time."""
         name, _ = await self._order(request, Nothing)
-        await _changed(self._operated.remove_node(name))
+        await _done(self._operated.remove_node(name, **self._terms(request, name)))
         return web.json_response({"outcome": f"removed: {name}"})
 
     async def reload(self, request: web.Request) -> web.Response:
         """Read the settings again and serve them; it goes on even if whoever asked goes away."""
         self._must_be_welcoming()
-        await _body(request, Nothing)
+        await body_of(request, Nothing)
         try:
-            outcome = await self._operated.reload()
+            outcome = await self._operated.reload(request[CALLER].who)
         except ConfigError as error:
             raise Problem(422, "not reloaded, the settings are wrong", error.problems) from error
         except TrackproxyError as error:
             raise Problem(422, "not reloaded", [str(error)]) from error
         return web.json_response({"outcome": outcome})
+
+    async def check(self, request: web.Request) -> web.Response:
+        """Check a settings file that was sent, and change nothing."""
+        request = request.clone(client_max_size=check.SIZE_BYTES)
+        if request.content_type == "application/json":
+            content = (await body_of(request, TextOrder)).text.encode()
+        else:
+            content = await read(request)
+        return web.json_response(await self._checks.check(content))
+
+    def _terms(self, request: web.Request, name: str) -> Terms:
+        """Return who asks for a change of node NAME, and whether it depends on the node's version."""
+        terms: Terms = {"who": request[CALLER].who}
+        if lines := request.headers.getall("If-Match", []):
+            terms["only_if"] = self._only_if(name, lines)
+        return terms
+
+    def _only_if(self, name: str, lines: Sequence[str]) -> OnlyIf:
+        try:
+            versions = expected(lines)
+        except ValueError as error:
+            raise Problem(400, str(error)) from None
+
+        def check() -> None:
+            there = name in self._operated.cluster.states
+            version = self._version(name) if there else ""
+            if there and (versions is None or version in versions):
+                return
+            now = f"its version is now {etag(version)}" if there else "it is gone"
+            raise Outdated(f"{name} has been changed by somebody else meanwhile: {now}", version)
+
+        return check
 
     def _must_be_welcoming(self) -> None:
         if not self._operated.welcoming:
@@ -241,7 +277,7 @@ class Api:
     async def _order(self, request: web.Request, kind: type[Body]) -> tuple[str, Body]:
         """Return the node that is meant, and what is to be done with it."""
         self._known(request)
-        body = await _body(request, kind)
+        body = await body_of(request, kind)
         self._must_be_welcoming()
         return self._known(request), body  # still, after the wait for the body
 
@@ -256,8 +292,18 @@ class Api:
     def _unknown(self, name: str) -> Problem:
         return Problem(404, str(unknown_key((name,), self._operated.cluster.states, "node")))
 
+    async def _changed(self, work: Awaitable[object], name: str) -> web.Response:
+        """Wait for a change of node NAME, and return what it is now."""
+        await _done(work)
+        return self._one(self._still_known(name))
+
     def _one(self, name: str) -> web.Response:
-        return web.json_response(self._describe(name)[0])
+        response = web.json_response(self._describe(name)[0])
+        response.headers["ETag"] = etag(self._version(name))
+        return response
+
+    def _version(self, name: str) -> str:
+        return version_of(self._operated.cluster, self._operated.drains, self._operated.changes, name)
 
     def _describe(self, *names: str) -> list[dict[str, Any]]:
         operated = self._operated
@@ -270,32 +316,15 @@ def _as_written(address: Address) -> str:
     return str(address) if address.path or address.port else str(address).removesuffix(":0")
 
 
-async def _changed(work: Awaitable[None]) -> None:
+async def _done(work: Awaitable[object]) -> None:
     """Wait for a change; what has not been changed is a problem."""
     try:
         await work
+    except Outdated as error:
+        headers = {"ETag": etag(error.version)} if error.version else None
+        raise Problem(412, str(error), headers=headers) from error
     except NotChanged as error:
         status = 409 if isinstance(error, Conflict) else 422
         raise Problem(status, "; ".join(error.problems), error.problems) from error
     except TrackproxyError as error:
         raise Problem(422, "not changed", [str(error)]) from error
-
-
-async def _body(request: web.Request, kind: type[Body]) -> Body:
-    """Return the request's body as KIND; an empty one is {}."""
-    try:
-        async with asyncio.timeout(BODY_S):
-            text = await request.read()
-    except TimeoutError:
-        raise Problem(408, f"the body did not arrive within {BODY_S:g} s") from None
-    try:
-        tree = json.loads(text or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise Problem(400, f"the body is not JSON: {error}") from None
-    if not isinstance(tree, dict):
-        raise Problem(400, 'the body must be a JSON object, such as {"timeout": "30s"}')
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        problems = [str(problem) for problem in problems_of(error, kind)]
-        raise Problem(400, "; ".join(problems), problems) from None

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from trackproxy.admin.guard import SERVER_LOG
 from trackproxy.admin.unix_socket import Unavailable, opened_path, remove_path, why
 from trackproxy.admin_sections import Admin
 from trackproxy.errors import ListenError
@@ -47,7 +48,7 @@ class AdminListener:
     """
 
     def __init__(self, application: web.Application) -> None:
-        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=END_S)
+        self._runner = web.AppRunner(application, access_log=None, logger=SERVER_LOG, shutdown_timeout=END_S)
         self._server: asyncio.Server | None = None
         self._place: Place | None = None
 

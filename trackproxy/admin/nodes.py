@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from trackproxy.admin.versions import version_of
 from trackproxy.board import GAUGES, Counter, State
 from trackproxy.control.changes import Changes
 from trackproxy.control.cluster import Cluster
@@ -28,7 +29,8 @@ def describe(
 ) -> list[dict[str, Any]]:
     """Return what is known of each of these nodes, as JSON has it; durations in seconds unless named.
 
-    sources: whose a value is, see `control.changes.Origin`; "address" is there if the node was added.
+    version: see `versions`. sources: whose a value is, see `control.changes.Origin`; "address" is there if
+    the node was added.
     """
     names = list(names)
     left, totals, ejected = cluster.left(names), cluster.totals(), out_now(cluster)
@@ -39,6 +41,7 @@ def describe(
             "state": cluster.states[name].value,
             "drain": _drain(drains, name),
             "left": left[name],
+            "version": version_of(cluster, drains, changes, name),
             "sources": _sources(changes, name, cluster.states[name].value),
             "services": {},
         }

@@ -109,6 +109,21 @@ def services(whole: Whole, *, only: str = "") -> list[dict[str, Any]]:
     return told
 
 
+def without_nodes(whole: Whole) -> list[str]:
+    """Return the services that need an eligible endpoint for us to be ready, and have none."""
+    configured = whole.generations.serving.settings.services if whole.generations.running else {}
+    needing = [name for name, service in configured.items() if service.ready_needs_node]
+    if not needing:
+        return []
+    healthy, out = healths(whole.cluster), out_now(whole.cluster)
+    served = {
+        row.watched.key.service
+        for row in whole.cluster.rows()
+        if row.config.weight and is_eligible(whole.cluster, row, healthy, out)
+    }
+    return [name for name in needing if name not in served]
+
+
 def _service(
     whole: Whole,
     name: str,

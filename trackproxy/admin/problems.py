@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 
 from aiohttp import web
@@ -15,11 +15,18 @@ log = logging.getLogger(__name__)
 class Problem(Exception):
     """A request that is not done. detail: why, in one sentence. problems: each reason, if it has several."""
 
-    def __init__(self, status: int, detail: str, problems: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        problems: Sequence[str] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.problems = list(problems)
+        self.headers = dict(headers or {})
 
 
 @web.middleware
@@ -34,7 +41,7 @@ async def answer_problems(
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         detail = f"{request.path} takes {allowed}, not {request.method}"
-        return _answer(Problem(error.status, detail), {"Allow": allowed})
+        return _answer(Problem(error.status, detail, headers={"Allow": allowed}))
     except web.HTTPNotFound as error:
         return _answer(Problem(error.status, f"there is nothing at {request.path}"))
     except web.HTTPException as error:
@@ -44,7 +51,7 @@ async def answer_problems(
         return _answer(Problem(500, "an unexpected error, which is in the log"))
 
 
-def _answer(problem: Problem, headers: dict[str, str] | None = None) -> web.Response:
+def _answer(problem: Problem) -> web.Response:
     body: dict[str, object] = {
         "type": "about:blank",  # RFC 9457, 4.2.1: the status says what kind it is
         "title": HTTPStatus(problem.status).phrase,
@@ -57,5 +64,5 @@ def _answer(problem: Problem, headers: dict[str, str] | None = None) -> web.Resp
         body=json.dumps(body).encode(),
         status=problem.status,
         content_type="application/problem+json",
-        headers=headers,
+        headers=problem.headers,
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from trackproxy.admin.guard import SERVER_LOG
 from trackproxy.control.memory import CONTROL_SOCKET
 from trackproxy.errors import TrackproxyError
 from trackproxy.units import SUN_PATH_BYTES
@@ -45,7 +46,7 @@ async def reachable(application: web.Application, folder: Path) -> AsyncIterator
         yield
         return
     listener, ours = opened
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=END_S)
+    runner = web.AppRunner(application, access_log=None, logger=SERVER_LOG, shutdown_timeout=END_S)
     try:
         await runner.setup()
         assert runner.server is not None
