@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from aiohttp.test_utils import TestClient
 from aiohttp.web import Application, Request
 from pytest_aiohttp.plugin import AiohttpClient
 
-from trackproxy.admin import bodies
+from trackproxy.admin import bodies, check
 from trackproxy.admin.api import OnlyIf, application
 from trackproxy.admin.bodies import BODY_BYTES
 from trackproxy.admin.overview import Outcome
 from trackproxy.board import Counter
+from trackproxy.check_process import MOST_LINES
 from trackproxy.control.changes import Changes, Plan, Values
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drain, Drains, Sticky
@@ -677,3 +679,182 @@ async def test_a_node_that_a_reload_drops_while_it_is_probed_is_unknown(
 
     monkeypatch.setattr(supervisor, "ready", ready)
     assert (await client.post("/api/v1/nodes/node1/ready")).status == 404
+
+
+# --- who asks ---
+
+
+async def test_over_the_control_socket_our_own_user_may_do_everything(client: Client) -> None:
+    body = await (await client.get("/api/v1/session")).json()
+    assert body == {"name": None, "role": "write", "by": "socket"}
+
+
+async def test_every_answer_tells_browsers_to_keep_it_to_us(client: Client) -> None:
+    for target in ("/healthz", "/api/v1/nodes", "/api/v1/nodes/nod1", "/nothing"):
+        headers = (await client.get(target)).headers
+        assert headers["Cache-Control"] == "no-store"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert headers["Server"] == "trackproxy"
+        assert "Access-Control-Allow-Origin" not in headers
+
+
+async def test_head_is_answered_as_get_without_a_body(client: Client) -> None:
+    for target in ("/healthz", "/api/v1/nodes", "/api/v1/nodes/node1", "/api/v1/openapi.json"):
+        get, head = await client.get(target), await client.head(target)
+        assert (head.status, head.headers["Content-Length"]) == (200, get.headers["Content-Length"])
+        assert await head.read() == b""
+
+
+# --- ready ---
+
+
+async def test_we_are_not_ready_while_a_service_that_needs_a_node_has_none(
+    client: Client, supervisor: FakeSupervisor
+) -> None:
+    tree = {**TREE, "services": {**TREE["services"]}}
+    tree["services"]["web"] = {**tree["services"]["web"], "ready_needs_node": True}
+    supervisor.generations.running = [
+        Generation(1, load(None, tree), supervisor.cluster.views[-1], Listeners(), 1)
+    ]
+    body = await problem(await client.get("/readyz"))  # nobody listens there
+    assert (body["status"], body["problems"]) == (503, ["web"])
+    for row in supervisor.cluster.rows("node1"):
+        row.watched.verdict.up = True
+    supervisor.cluster.publish()
+    assert (await client.get("/readyz")).status == 200
+    await supervisor.disable("node1")
+    assert (await client.get("/readyz")).status == 503
+    assert (await client.get("/healthz")).status == 200
+
+
+# --- versions ---
+
+NODE1 = "/api/v1/nodes/node1"
+CHANGES: list[tuple[str, str, Any]] = [
+    ("POST", f"{NODE1}/drain", {"timeout": "1h"}),
+    ("POST", f"{NODE1}/disable", None),
+    ("POST", f"{NODE1}/ready", None),
+    ("PATCH", NODE1, {"weight": 9}),
+    ("PATCH", "/api/v1/services/web/nodes/node1", {"weight": 9}),
+]
+
+
+async def version(client: Client, target: str = NODE1) -> str:
+    response = await client.get(target)
+    etag = response.headers["ETag"]
+    assert etag == f'"{(await response.json())["version"]}"'
+    return etag
+
+
+@pytest.mark.parametrize(("method", "target", "order"), CHANGES)
+async def test_a_change_is_made_if_the_node_still_has_a_version_that_is_named(
+    client: Client, supervisor: FakeSupervisor, method: str, target: str, order: Any
+) -> None:
+    supervisor.count(0, Counter.ACTIVE, 1)
+    headers = {"If-Match": f'"0123456789abcdef", {await version(client)}'}
+    response = await client.request(method, target, json=order or {}, headers=headers)
+    assert response.status == 200
+    assert response.headers["ETag"] == await version(client)
+
+
+@pytest.mark.parametrize(("method", "target", "order"), [*CHANGES, ("DELETE", "/api/v1/nodes/added", None)])
+async def test_a_change_is_not_made_if_somebody_else_has_changed_the_node_since(
+    client: Client, supervisor: FakeSupervisor, method: str, target: str, order: Any
+) -> None:
+    await client.post("/api/v1/nodes", json={"name": "added", "address": "127.0.0.3"})
+    node = "/api/v1/nodes/added" if "added" in target else NODE1
+    seen = await version(client, node)
+    await client.patch(node, json={"weight": 7, "max_connections": 3})
+    before = await (await client.get(node)).json()
+    response = await client.request(method, target, json=order or {}, headers={"If-Match": seen})
+    assert response.status == 412
+    now = await version(client, node)
+    assert response.headers["ETag"] == now
+    assert now in (await problem(response))["detail"]
+    assert await (await client.get(node)).json() == before
+
+
+async def test_any_version_will_do_for_a_star_and_a_weak_one_for_nothing(client: Client) -> None:
+    weak = f"W/{await version(client)}"
+    assert (await client.patch(NODE1, json={"weight": 3}, headers={"If-Match": weak})).status == 412
+    assert (await client.patch(NODE1, json={"weight": 3}, headers={"If-Match": "*"})).status == 200
+
+
+async def test_an_if_match_that_is_none_is_a_problem_and_changes_nothing(client: Client) -> None:
+    seen = await version(client)
+    response = await client.patch(NODE1, json={"weight": 3}, headers={"If-Match": seen.strip('"')})
+    assert response.status == 400
+    assert "in quotes" in (await problem(response))["detail"]
+    assert await version(client) == seen
+
+
+async def test_a_node_that_is_added_comes_with_its_version(client: Client) -> None:
+    response = await client.post("/api/v1/nodes", json={"name": "node3", "address": "127.0.0.3"})
+    assert response.headers["ETag"] == await version(client, "/api/v1/nodes/node3")
+
+
+# --- settings that are sent ---
+
+GOOD = '[nodes]\nn = { address = "10.0.0.1" }\n[services.web]\nprotocol = "http"\nlisten = [":80"]\n'
+CHECK = "/api/v1/check"
+TOML = {"Content-Type": "application/toml"}
+
+
+async def test_settings_that_are_right_are_counted(client: Client) -> None:
+    said = {"ok": True, "services": 1, "nodes": 1, "warnings": []}
+    assert await (await client.post(CHECK, data=GOOD, headers=TOML)).json() == said
+    assert await (await client.post(CHECK, json={"text": GOOD})).json() == said
+
+
+@pytest.mark.parametrize(
+    ("content", "problems"),
+    [
+        (GOOD.encode() + b"wieght = 3\n", ["posted:6: services.web.wieght: unknown key, "]),
+        (b"[nodes", ["posted:1: Expected"]),
+        (b"\xff", ["posted:1: is not UTF-8 text"]),
+        (b"", ["nodes: is required", "services: is required"]),
+        (b"a = " + b"[" * 100_000, ["posted: is too deep"]),
+        (
+            GOOD.encode()
+            + b'[services.web.tls]\nlisten = [":443"]\ncertificates = [{certificate = "/none"}]\n',
+            ["services.web.tls"],
+        ),
+    ],
+    ids=["an unknown key", "no TOML", "no text", "nothing", "depth", "certificates"],
+)
+async def test_settings_that_are_wrong_are_answered_with_every_problem_and_its_line(
+    client: Client, content: bytes, problems: list[str]
+) -> None:
+    response = await client.post(CHECK, data=content, headers=TOML)
+    assert response.status == 422
+    found = (await problem(response))["problems"]
+    assert len(found) == len(problems)
+    for said, expected in zip(found, problems, strict=True):
+        assert expected in said
+
+
+async def test_settings_may_be_large_but_not_without_end(client: Client) -> None:
+    large = GOOD + "#" * (check.SIZE_BYTES - len(GOOD))
+    for content, status in ((large, 200), (large + "#", 413)):
+        assert (await client.post(CHECK, data=BytesIO(content.encode()), headers=TOML)).status == status
+
+
+async def test_no_more_problems_are_told_than_anybody_reads(client: Client) -> None:
+    content = "".join(f"x{number} = 1\n" for number in range(1000))
+    found = (await problem(await client.post(CHECK, data=content, headers=TOML)))["problems"]
+    assert len(found) == MOST_LINES + 1
+    assert found[-1].startswith("and ")
+
+
+async def test_what_takes_for_ever_to_check_is_given_up_and_the_next_one_is_checked(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "x = [\n" + "1,\n" * 200_000 + "]\n"  # to find its lines takes hours
+    monkeypatch.setattr(check, "CHECK_S", 2.0)
+    response = await client.post(CHECK, data=BytesIO(long.encode()), headers=TOML)
+    assert response.status == 503
+    assert "not checked within 2 s" in (await problem(response))["detail"]
+    monkeypatch.setattr(check, "CHECK_S", 20.0)
+    assert (await client.post(CHECK, data=GOOD, headers=TOML)).status == 200

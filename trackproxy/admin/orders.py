@@ -17,6 +17,13 @@ _PAUSE = {
         {"type": "string", "pattern": "^[0-9.hms]+$", "examples": ["30s", "1m30s"]},
     ]
 }
+_SETTINGS = """\
+[nodes]
+node1 = { address = "172.16.0.1" }
+[services.web]
+protocol = "http"
+listen = [":80"]
+"""
 
 OrderedWeight = Annotated[Weight | None, WithJsonSchema(_WEIGHT)]
 OrderedCount = Annotated[Count | None, WithJsonSchema(_COUNT)]
@@ -55,4 +62,4 @@ class NodeOrder(Nothing):
 class TextOrder(Nothing):
     """A settings file in JSON."""
 
-    text: str
+    text: Annotated[str, Field(examples=[_SETTINGS])]
