@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_cli import DEADLINE_S, run
+from tests.e2e.test_cli import DEADLINE_S, ENVIRONMENT, run
 from tests.e2e.test_commands import Cluster, await_fact, free_port
 
 
@@ -69,7 +69,8 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    monkeypatch.delitem(ENVIRONMENT, "TRACKPROXY_ADMIN__LISTEN")
     with ExitStack() as stack:
         yield Stage(Cluster(tmp_path, stack))
 
@@ -142,6 +143,27 @@ def test_a_page_of_another_site_changes_nothing(stage: Stage) -> None:
         status, node = stage.curl(drain, "-d", '{"timeout": "1h"}', "-H", own, "-H", kind)
         assert (status, node["sources"]["state"]["changed_by"]) == (200, "anonymous")
         assert stage.curl("/readyz", "-H", "Host: 10.0.0.1")[0] == 200
+
+
+def test_each_change_is_told_with_who_made_it_and_from_what_to_what(stage: Stage) -> None:
+    alice, bob = Token("alice", "write"), Token("bob", "read")
+    stage.write(alice, bob)
+    with stage.cluster.serving():
+        stage.curl(f"{NODE}/drain", "-X", "POST", secret=bob.secret)  # may not, so nothing is changed
+        stage.curl(f"{NODE}/disable", "-X", "POST", secret=alice.secret)
+        stage.curl(f"{NODE}/ready", "-X", "POST", "-H", 'If-Match: "old"', secret=alice.secret)
+        stage.cluster.client.change("node1", {"weight": 4})
+        events = stage.curl("/api/v1/events", secret=bob.secret)[1]["events"]
+    told = [event for event in events if event["kind"] == "audit"]
+    assert [(one["who"], one["what"], one["node"]) for one in told] == [
+        ("alice", "disable", "node1"),
+        ("alice", "ready", "node1"),
+        ("local socket", "values", "node1"),
+    ]
+    disabled, ready, values = told
+    assert (disabled["from"], disabled["to"], disabled["outcome"]) == ("ready", "disabled", "done")
+    assert ready["outcome"].startswith("not done: node1 has been changed by somebody else meanwhile")
+    assert (values["from"], values["to"]) == ("weight 1", "weight 4")
 
 
 # --- versions ---

@@ -12,6 +12,7 @@ import pytest
 from tests.unit.test_api import Client, FakeSupervisor, client, supervisor
 from trackproxy.admin.api import application
 from trackproxy.admin.openapi import ROUTES, document, routed
+from trackproxy.telling import event
 
 __all__ = ["client", "supervisor"]
 
@@ -68,6 +69,7 @@ def operations(tree: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]
         ("/api/v1/nodes", "/api/v1/nodes"),
         ("/api/v1/nodes/{name}", "/api/v1/nodes/node2"),
         ("/api/v1/services", "/api/v1/services"),
+        ("/api/v1/events", "/api/v1/events"),
         ("/api/v1/services/{service}", "/api/v1/services/web"),
     ],
 )
@@ -75,6 +77,7 @@ async def test_answers_are_what_is_described(
     client: Client, supervisor: FakeSupervisor, path: str, target: str
 ) -> None:
     supervisor.drains.begin("node2", 60)
+    supervisor.events.take(event(1.0, "info", "node_state", "node2 drains", {"node": "node2"}))
     tree = await (await client.get("/api/v1/openapi.json")).json()
     schema = tree["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     response = await client.get(target)
