@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,8 @@ from tests.e2e.test_cli import DEADLINE_S, ENVIRONMENT, ROOT, arguments
 from tests.e2e.test_commands import await_fact, status
 from trackproxy.commands.client import Client
 
-DEADLINE_MS = DEADLINE_S * 1000
+expect.set_options(timeout=DEADLINE_S * 1000)
+
 OPTIONS = ("--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
 NGINX = """
 daemon off; user root root; worker_processes 1; pid {folder}/pid; error_log stderr error;
@@ -118,9 +120,9 @@ class Stage:
 
 
 @contextmanager
-def load(port: int, seconds: int, connections: int = 4) -> Iterator[subprocess.Popen[str]]:
-    """Clients that ask all the time; see `failures`."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", f"http://127.0.0.1:{port}/pixel.gif"]
+def load(port: int, connections: int = 4) -> Iterator[subprocess.Popen[str]]:
+    """Clients that ask all the time, until the end or `failures`."""
+    command = ["wrk", "-t1", f"-c{connections}", "-d300s", f"http://127.0.0.1:{port}/pixel.gif"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -132,7 +134,8 @@ def load(port: int, seconds: int, connections: int = 4) -> Iterator[subprocess.P
 
 
 def failures(clients: subprocess.Popen[str]) -> tuple[int, list[str]]:
-    """Let clients come to their end: how many requests were answered, and what wrk says went wrong."""
+    """End the clients: how many requests were answered, and what wrk says went wrong."""
+    clients.send_signal(signal.SIGINT)
     out, _ = clients.communicate(timeout=DEADLINE_S)
     answered = re.search(r"(\d+) requests in", out)
     assert answered, out
@@ -160,7 +163,7 @@ class Tab:
         self.errors: list[str] = []
         self.elsewhere: list[str] = []
         self.page: Page = context.new_page()
-        self.page.set_default_timeout(DEADLINE_MS)
+        self.page.set_default_timeout(DEADLINE_S * 1000)
         self.page.on("console", lambda message: self._heard(message.type, message.text))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda request: self._asked(request.url))
@@ -176,7 +179,7 @@ class Tab:
     def open(self) -> Page:
         """Show the dashboard; return the page once it has been told of nodes."""
         self.page.goto(f"http://{self._admin}/")
-        expect(self.page.locator("article.node").first).to_be_visible(timeout=DEADLINE_MS)
+        expect(self.page.locator("article.node").first).to_be_visible()
         return self.page
 
     def node(self, name: str = "node1") -> Locator:
@@ -189,11 +192,11 @@ class Tab:
 
     def has_state(self, words: str, name: str = "node1") -> None:
         """Wait until a node is shown in this state."""
-        expect(self.node(name).locator(".state")).to_have_text(words, timeout=DEADLINE_MS)
+        expect(self.node(name).locator(".state")).to_have_text(words)
 
     def has_result(self, words: str | re.Pattern[str]) -> None:
         """Wait until the page has said what came of a change."""
-        expect(self.page.get_by_role("status").filter(has_text=words)).to_be_visible(timeout=DEADLINE_MS)
+        expect(self.page.get_by_role("status").filter(has_text=words)).to_be_visible()
 
     def judge(self) -> None:
         """Fail if the page has done what no page may."""

@@ -85,7 +85,9 @@ def test_the_page_holds_no_script_no_style_and_no_address_of_another_host() -> N
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_never_makes_markup_of_text(name: str) -> None:
     text = (STATIC / name).read_text()
-    assert re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|DOMParser", text) == []
+    assert (
+        re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|DOMParser", text) == []
+    )
 
 
 async def test_every_module_that_one_imports_is_served(client: Client) -> None:

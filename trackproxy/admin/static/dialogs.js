@@ -4,32 +4,36 @@ import { byId, partsOf, say, show } from "./dom.js";
 import { isChanged, origin } from "./endpoints.js";
 import { listed } from "./format.js";
 
-/** What was entered, by name; null if nothing is to be done. PREPARE: called with the dialog's parts and form. */
+const asking = new Map(); // by dialog: how to end the question that it asks
+
+/** What was entered, by name; null if nothing is to be done. PREPARE: called with the dialog's parts and fields. */
 function ask(id, prepare) {
   const dialog = byId(id);
   if (dialog.open) return Promise.resolve(null);
+  asking.get(dialog)?.(null);
   const [parts, form] = [partsOf(dialog), dialog.querySelector("form")];
   form.reset();
   prepare(parts, form.elements);
   return new Promise((resolve) => {
     const over = new AbortController();
     const on = (target, kind, heard) => target?.addEventListener(kind, heard, { signal: over.signal });
-    let entered = null;
-    const end = (value) => {
-      entered = value;
+    const end = (entered) => {
+      over.abort();
+      asking.delete(dialog);
       dialog.close();
+      resolve(entered);
     };
+    asking.set(dialog, end);
     on(form, "submit", (event) => {
       event.preventDefault(); // the form goes nowhere
       end(Object.fromEntries(new FormData(form)));
     });
     on(parts.cancel, "click", () => end(null));
     on(parts.reset, "click", () => end({}));
-    on(dialog, "close", () => {
-      over.abort();
-      resolve(entered);
-    });
+    on(dialog, "cancel", () => end(null)); // Escape
+    on(dialog, "close", () => dialog.open || end(null)); // if open: it was the last question's
     dialog.showModal();
+    form.querySelector("input:not([type=radio])")?.select();
   });
 }
 
@@ -62,7 +66,6 @@ export function askWeight(node) {
     say(parts.source, isChanged(source) ? `Changed: ${origin(source)}.` : "It is as configured.");
     parts.reset.disabled = !isChanged(source);
     weight.value = source?.value ?? "";
-    weight.select();
   });
 }
 

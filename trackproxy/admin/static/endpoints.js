@@ -28,18 +28,21 @@ export class EndpointView {
     sayCut(this.parts.label, label);
   }
 
-  update(endpoint, at) {
-    this.#health(endpoint);
+  /** Show an endpoint of a NODE, as it is AT a moment. */
+  update(node, endpoint, at) {
+    this.#health(endpoint, node.state !== "disabled");
     this.#traffic(endpoint);
     this.#weight(endpoint);
     this.#probe(endpoint.probe, at);
     this.latencies.add(at, endpoint.recent?.p99_ms, endpoint.recent?.p50_ms);
   }
 
-  #health({ address, health, ejected }) {
+  #health({ address, health, ejected }, probed) {
     sayCut(this.parts.address, address);
-    sign(this.parts.health, ejected ? "bad" : (HEALTH[health] ?? "off"), health);
-    say(this.parts.ejected, ejected ? "ejected by live traffic" : "");
+    if (!probed) sign(this.parts.health, "off", `was ${health}`);
+    else if (ejected) sign(this.parts.health, "bad", "ejected");
+    else sign(this.parts.health, HEALTH[health] ?? "off", health);
+    say(this.parts.ejected, ejected && probed ? `by live traffic; ${health} by probes` : "");
   }
 
   #traffic({ recent, totals, gauges }) {

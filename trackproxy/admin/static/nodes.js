@@ -121,8 +121,10 @@ class NodeView {
 
   /** Take its endpoints, as they are AT a moment. */
   look(node, at) {
-    this.endpoints.show(Object.entries(node.services), (view, endpoint) => view.update(endpoint, at));
-    show(this.parts.empty, Object.keys(node.services).length === 0);
+    this.endpoints.show(Object.entries(node.services), (view, endpoint) => view.update(node, endpoint, at));
+    const rows = Object.keys(node.services).length;
+    this.root.style.setProperty("--rows", Math.max(rows, 1)); // how high it is about, until it is seen
+    show(this.parts.empty, rows === 0);
   }
 
   update(node, mayChange, busy) {

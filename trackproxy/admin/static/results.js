@@ -2,6 +2,7 @@
 
 import { byId, sign } from "./dom.js";
 
+const MOST = 3; // at once
 const STAYS_MS = { ok: 8000, warn: 20_000, bad: 20_000 };
 
 /** KIND: "ok", "warn" or "bad". */
@@ -17,5 +18,6 @@ export function tell(kind, text) {
   close.addEventListener("click", () => result.remove());
   result.append(words, close);
   byId("results").append(result);
+  if (byId("results").children.length > MOST) byId("results").firstElementChild.remove();
   setTimeout(() => result.remove(), STAYS_MS[kind]);
 }

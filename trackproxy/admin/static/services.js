@@ -56,13 +56,14 @@ class ServiceView {
     say(this.parts.up, `${nodes.up} up`);
   }
 
-  #traffic({ recent, totals, gauges, waiting }) {
+  #traffic({ recent, totals, gauges, connections, waiting }) {
     const parts = this.parts;
     const [value, unit] = latencyWords(recent, totals);
     say(parts.rate, recent ? rate(recent.rate) : "…");
     say(parts.total, `${count(totals.requests)} in all`);
     say(parts.active, count(gauges.active));
-    say(parts.waiting, waiting ? `${count(waiting)} waiting` : "");
+    const clients = Number.isFinite(connections) ? several(connections, "client") : "";
+    say(parts.waiting, waiting ? `${clients}, ${count(waiting)} waiting` : clients);
     say(parts.latency, value);
     say(parts.unit, unit);
     say(parts.errors, recent ? rate(recent.errors) : "…");
