@@ -1,5 +1,6 @@
 """The admin API: what operators may ask and say, as JSON over HTTP.
 
+    GET    /                               the dashboard, see `dashboard`
     GET    /healthz                        200 while the supervisor's loop turns
     GET    /readyz                         200 while new clients are welcome, and services that ask for it
                                            (ready_needs_node) have an eligible endpoint; else 503
@@ -40,7 +41,7 @@ from urllib.parse import quote
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from trackproxy.admin import check, event_stream
+from trackproxy.admin import check, dashboard, event_stream
 from trackproxy.admin.bodies import BODY_BYTES, Body, body_of, read
 from trackproxy.admin.check import Checks
 from trackproxy.admin.guard import CALLER, add_headers, let_in
@@ -95,6 +96,7 @@ def application(operated: Operated, guard: Middleware = let_in) -> web.Applicati
     api = Api(operated)
     app = web.Application(middlewares=[answer_problems, guard], client_max_size=BODY_BYTES)
     app.on_response_prepare.append(add_headers)
+    app.add_routes(dashboard.routes())
     node = "/api/v1/nodes/{name}"
     app.add_routes(
         [
