@@ -142,6 +142,7 @@ class Supervisor:
         self.looks = Looks(cluster.totals)
         self.started_at = time.time()
         self.reloaded: Outcome | None = None
+        self.reloads = {True: 0, False: 0}
         self.admin = AdminListener(application(self))
         self.welcoming = False
         self.stopped = asyncio.Event()
@@ -230,6 +231,7 @@ class Supervisor:
         self.generations.listeners = Listeners(handover.rows)
         boards = [one.open_board() for one in handover.generations]
         counted = None not in boards
+        self.reloads[True], self.reloads[False] = handover.traffic.get("reloads", (0, 0))
         self.cluster.take_over(handover.states, handover.endpoints, handover.traffic, counted=counted)
         self.generations.adopt(handover.generations, boards, self._start.settings)
         for drain in handover.drains:
@@ -290,6 +292,7 @@ class Supervisor:
             raise
         finally:
             self.reloaded = Outcome(time.time(), ok, outcome)
+            self.reloads[ok] += 1
         return outcome
 
     async def _load_again(self) -> str:
@@ -338,6 +341,7 @@ class Supervisor:
 
     def _handover(self) -> Handover:
         states, endpoints, traffic = self.cluster.hand_over()
+        traffic["reloads"] = [self.reloads[True], self.reloads[False]]
         running, drains = self.generations.hand_over(), self.drains.under_way()
         return Handover(self.generations.listeners.rows, running, states, endpoints, drains, traffic)
 

@@ -2,6 +2,7 @@
 
     GET    /healthz                        200 while the supervisor's loop turns
     GET    /readyz                         200 while new clients are welcome, else 503
+    GET    /metrics                        for Prometheus, see `metrics`
     GET    /api/v1/status                  this trackproxy, see `overview.status`
     GET    /api/v1/services                every service, see `overview.services`
     GET    /api/v1/services/{service}      one service, with its endpoints
@@ -34,11 +35,13 @@ from urllib.parse import quote
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from trackproxy.admin.metrics.exposition import Metrics
+from trackproxy.admin.metrics.seen import Measured
 from trackproxy.admin.nodes import describe
-from trackproxy.admin.overview import Whole, services, status
+from trackproxy.admin.overview import services, status
 from trackproxy.admin.problems import Problem, answer_problems
 from trackproxy.control.changes import Changes, Values
-from trackproxy.control.drain import Drain, Drains, Sticky
+from trackproxy.control.drain import Drain, Sticky
 from trackproxy.errors import ConfigError, Conflict, NotChanged, TrackproxyError
 from trackproxy.explain import problems_of, unknown_key
 from trackproxy.units import Address, Count, Name, NodeAddress, Pause, Weight
@@ -47,10 +50,9 @@ BODY_BYTES = 64 * 1024
 BODY_S = 10.0  # for a body to arrive
 
 
-class Operated(Whole, Protocol):
+class Operated(Measured, Protocol):
     """What operators work on: the supervisor. See there."""
 
-    drains: Drains
     changes: Changes
 
     def look(self) -> None: ...
@@ -106,6 +108,7 @@ def application(operated: Operated) -> web.Application:
         [
             web.get("/healthz", api.healthz),
             web.get("/readyz", api.readyz),
+            web.get("/metrics", api.metrics),
             web.get("/api/v1/status", api.status),
             web.get("/api/v1/services", api.services),
             web.get("/api/v1/services/{service}", api.service),
@@ -129,10 +132,16 @@ class Api:
 
     def __init__(self, operated: Operated) -> None:
         self._operated = operated
+        self._metrics = Metrics(operated)
 
     async def healthz(self, request: web.Request) -> web.Response:
         """Answer: that is all there is to it."""
         return web.json_response({"status": "alive"})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Return all metrics, for Prometheus."""
+        body, content_type = await self._metrics.answer(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def readyz(self, request: web.Request) -> web.Response:
         """Say whether new clients are welcome."""
