@@ -169,6 +169,7 @@ class Supervisor:
         self.reloaded: Outcome | None = None
         self._guard = Guard(start.settings.admin)
         self.admin = AdminListener(application(self, self._guard.let_in))
+        self.reloads = {True: 0, False: 0}
         self.welcoming = False
         self.stopped = asyncio.Event()
         self.hurried = asyncio.Event()
@@ -268,6 +269,7 @@ class Supervisor:
         self.generations.listeners = Listeners(handover.rows)
         boards = [one.open_board() for one in handover.generations]
         counted = None not in boards
+        self.reloads[True], self.reloads[False] = handover.traffic.get("reloads", (0, 0))
         self.cluster.take_over(handover.states, handover.endpoints, handover.traffic, counted=counted)
         self.generations.adopt(handover.generations, boards, self._start.settings)
         for drain in handover.drains:
@@ -330,6 +332,7 @@ class Supervisor:
             raise
         finally:
             self.reloaded = Outcome(time.time(), ok, outcome)
+            self.reloads[ok] += 1
         return outcome
 
     async def _load_again(self, who: str) -> str:
@@ -375,6 +378,7 @@ class Supervisor:
 
     def _handover(self) -> Handover:
         states, endpoints, traffic = self.cluster.hand_over()
+        traffic["reloads"] = [self.reloads[True], self.reloads[False]]
         return Handover(
             rows=self.generations.listeners.rows,
             generations=self.generations.hand_over(),

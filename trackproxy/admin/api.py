@@ -6,6 +6,7 @@
                                            (ready_needs_node) have an eligible endpoint; else 503
     GET    /api/v1/openapi.json            all of this for programs, see `openapi`
     GET    /api/v1/session                 {"name", "role", "by"}: who asks, and what that one may do
+    GET    /metrics                        for Prometheus, see `metrics`
     GET    /api/v1/status                  this trackproxy, see `overview.status`
     GET    /api/v1/services                every service, see `overview.services`
     GET    /api/v1/services/{service}      one service, with its endpoints
@@ -45,14 +46,16 @@ from trackproxy.admin import check, dashboard, event_stream
 from trackproxy.admin.bodies import BODY_BYTES, Body, body_of, read
 from trackproxy.admin.check import Checks
 from trackproxy.admin.guard import CALLER, add_headers, let_in
+from trackproxy.admin.metrics.exposition import Metrics
+from trackproxy.admin.metrics.seen import Measured
 from trackproxy.admin.nodes import describe
 from trackproxy.admin.openapi import document
 from trackproxy.admin.orders import DrainOrder, NodeOrder, Nothing, TextOrder, ValuesOrder
-from trackproxy.admin.overview import Whole, services, status, without_nodes
+from trackproxy.admin.overview import services, status, without_nodes
 from trackproxy.admin.problems import Problem, answer_problems
 from trackproxy.admin.versions import etag, expected, version_of
 from trackproxy.control.changes import Changes, Values
-from trackproxy.control.drain import Drain, Drains, Sticky
+from trackproxy.control.drain import Drain, Sticky
 from trackproxy.control.events import Events
 from trackproxy.errors import ConfigError, Conflict, NotChanged, Outdated, TrackproxyError
 from trackproxy.explain import unknown_key
@@ -61,10 +64,9 @@ from trackproxy.units import Address
 OnlyIf = Callable[[], None]  # raises Outdated if a change is not to be made after all
 
 
-class Operated(Whole, Protocol):
+class Operated(Measured, Protocol):
     """What operators work on: the supervisor. See there."""
 
-    drains: Drains
     changes: Changes
     events: Events
 
@@ -105,6 +107,7 @@ def application(operated: Operated, guard: Middleware = let_in) -> web.Applicati
             web.get("/readyz", api.readyz),
             web.get("/api/v1/openapi.json", api.openapi),
             web.get("/api/v1/session", api.session),
+            web.get("/metrics", api.metrics),
             web.get("/api/v1/status", api.status),
             web.get("/api/v1/services", api.services),
             web.get("/api/v1/services/{service}", api.service),
@@ -130,10 +133,16 @@ class Api:
     def __init__(self, operated: Operated) -> None:
         self._operated = operated
         self._checks = Checks()
+        self._metrics = Metrics(operated)
 
     async def healthz(self, request: web.Request) -> web.Response:
         """Answer: that is all there is to it."""
         return web.json_response({"status": "alive"})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Return all metrics, for Prometheus."""
+        body, content_type = await self._metrics.answer(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def readyz(self, request: web.Request) -> web.Response:
         """Say whether new clients are welcome, and can be served where that is asked for."""
