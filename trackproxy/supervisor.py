@@ -244,14 +244,14 @@ class Supervisor:
     async def _serve_loaded(self, loaded: Settings) -> Generation:
         """Serve settings that were LOADED, with what was changed at run time; raises as `switch` does."""
         applied = self.changes.over(loaded)
-        place = self.admin.prepare(loaded.admin)
+        opened = self.admin.prepare(loaded.admin, self.generations.listeners.hand)
         try:
             generation = await self.generations.switch(applied.settings)
         except BaseException:
-            self.admin.discard(place)
+            self.admin.discard(opened)
             raise
         self._guard.admin = loaded.admin
-        await self.admin.move(place)
+        await self.admin.move(opened)
         await self.changes.served(loaded, applied)
         log_to_stderr(loaded.log_level, loaded.log_format)
         return generation
@@ -380,7 +380,7 @@ class Supervisor:
         states, endpoints, traffic = self.cluster.hand_over()
         traffic["reloads"] = [self.reloads[True], self.reloads[False]]
         return Handover(
-            rows=self.generations.listeners.rows,
+            rows={**self.generations.listeners.rows, **self.admin.rows},
             generations=self.generations.hand_over(),
             states=states,
             endpoints=endpoints,

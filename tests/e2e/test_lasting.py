@@ -107,6 +107,7 @@ async def test_a_drain_goes_on_with_its_deadline_and_its_sticky_clients(
     await stage.add("out", "on")
     await stage.start(service=COOKIES)
     await ready(stage)
+    assert names(await stage.ask(20)) == {"out", "on"}  # who may come back to it
     await say(stage, "drain", "out", "--timeout", "5m", "--no-wait")
     begun = await asyncio.to_thread(stage.client.node, "out")
     await again(stage, how)

@@ -46,14 +46,14 @@ class Stage:
     async def open(self, admin: Admin) -> str:
         self.guard.admin = admin
         await self.listener.move(self.listener.prepare(admin))
-        return self.listener.address
+        return self.listener.addresses[0]
 
     async def ask(self, method: str, target: str, secret: str = "", **words: Any) -> aiohttp.ClientResponse:
         headers = {**words.pop("headers", {})}
         if secret:
             headers["Authorization"] = f"Bearer {secret}"
         async with self.session.request(
-            method, f"http://{self.listener.address}{target}", headers=headers, **words
+            method, f"http://{self.listener.addresses[0]}{target}", headers=headers, **words
         ) as response:
             await response.read()
             return response
@@ -230,7 +230,7 @@ async def test_many_wrong_tokens_at_once_are_refused_and_keep_nobody_out(
 async def test_the_log_of_what_is_no_http_shows_no_token(
     stage: Stage, caplog: pytest.LogCaptureFixture, line: bytes
 ) -> None:
-    host, port = stage.listener.address.split(":")
+    host, port = stage.listener.addresses[0].split(":")
     with caplog.at_level(logging.DEBUG):
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + line + b"\r\n\r\n")

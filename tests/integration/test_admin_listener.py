@@ -47,11 +47,11 @@ async def answers(place: str) -> bool:
 
 async def test_it_serves_where_it_is_told_to_and_nowhere_after_its_end(listener: AdminListener) -> None:
     await listener.move(listener.prepare(at("127.0.0.1:0")))
-    place = listener.address
+    [place] = listener.addresses
     assert await answers(place)
     await listener.close()
     assert not await answers(place)
-    assert listener.address == ""
+    assert listener.addresses == []
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
@@ -89,7 +89,7 @@ async def test_what_is_not_moved_to_is_closed_and_nothing_has_changed(listener: 
 async def test_a_chosen_place_that_is_taken_is_an_error_that_says_what_to_do(listener: AdminListener) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         place = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(ListenError, match=f"{place}: Address already in use; set admin.listen"):
+        with pytest.raises(ListenError, match=f"{place}: the port is in use"):
             listener.prepare(at(place))
 
 
@@ -100,8 +100,8 @@ async def test_the_place_of_the_default_is_missed_with_a_warning_alone(
         place = at(f"127.0.0.1:{other.getsockname()[1]}").listen
         nobodys = Admin.model_construct(_fields_set=set(), listen=place, hosts=[], tokens=[])
         with caplog.at_level(logging.WARNING):
-            assert listener.prepare(nobodys) is None
-    assert "set admin.listen to another address" in caplog.text
+            assert not listener.prepare(nobodys).sockets
+    assert "or set admin.listen" in caplog.text
 
 
 async def test_a_unix_socket_is_for_its_own_user_and_is_removed(
@@ -121,3 +121,26 @@ async def test_a_path_where_a_file_is_in_the_way_is_an_error(listener: AdminList
     with pytest.raises(ListenError, match="in the way"):
         listener.prepare(at(f"unix:{path}"))
     assert path.read_text() == "precious"
+
+
+async def test_every_interface_is_that_of_ipv6_too(listener: AdminListener) -> None:
+    [port] = fixed_ports(1)
+    await listener.move(listener.prepare(at(f":{port}")))
+    assert await answers(f"127.0.0.1:{port}")
+    assert await answers(f"[::1]:{port}")
+
+
+async def test_sockets_are_handed_on_so_that_nobody_is_refused_meanwhile(tmp_path: Path) -> None:
+    application = web.Application()
+    application.router.add_get("/healthz", _alive)
+    [port] = fixed_ports(1)
+    for place in (f"127.0.0.1:{port}", f"unix:{tmp_path}/admin.sock"):
+        before, after = AdminListener(application), AdminListener(application)
+        await before.move(before.prepare(at(place)))
+        rows = {key: [one.dup() for one in row] for key, row in before.rows.items()}
+        await after.move(after.prepare(at(place), rows.pop))
+        assert rows == {}
+        assert await answers(place)
+        await after.close()
+        assert not (tmp_path / "admin.sock").exists()
+        await before.close()

@@ -1,106 +1,127 @@
-"""Where tools and browsers reach the admin endpoint: one TCP address or unix socket, which a reload may move.
+"""Where tools and browsers reach the admin endpoint: one address or unix socket, which a reload may move.
 
 A place that somebody has chosen must be there, or nothing is served. The place of the default may be another
-program's: a warning says so then.
+program's: a warning says so then. An upgrade hands the sockets on, and systemd may have opened them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from trackproxy.admin.guard import SERVER_LOG
-from trackproxy.admin.unix_socket import Unavailable, opened_path, remove_path, why
+from trackproxy.admin.unix_socket import Identity, Unavailable, identity_of, opened_path, remove_path, why
 from trackproxy.admin_sections import Admin
+from trackproxy.control.activation import is_theirs
+from trackproxy.control.listeners import Place, Row, advice, open_alone, places_of
 from trackproxy.errors import ListenError
 from trackproxy.units import NOWHERE, Address
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 128
 END_S = 1.0  # for answers that are still on their way when all is over
+
+Hand = Callable[[Place], Row]  # returns the sockets of a place that are open already, none if there are none
 
 
 @dataclass(slots=True, eq=False)
-class Place:
-    """An open socket and the address that it stands for. identity: of its path, to know it again."""
+class Opened:
+    """An address, and its open sockets. paths: of unix sockets of ours, and how to know them again."""
 
     address: Address
-    sock: socket.socket
-    identity: tuple[int, int] = (0, 0)
+    sockets: dict[Place, socket.socket] = field(default_factory=dict)
+    paths: dict[str, Identity] = field(default_factory=dict)
+
+    def open(self, hand: Hand) -> None:
+        """Open what HAND does not give; raises OSError or Unavailable, and what is open has to be closed."""
+        for place in places_of(self.address):
+            if handed := hand(place):
+                self.sockets[place] = handed[0]
+                if place.family == socket.AF_UNIX and not is_theirs(handed[0].fileno()):
+                    self.paths[place.host] = identity_of(place.host)
+            elif place.family == socket.AF_UNIX:
+                self.sockets[place], self.paths[place.host] = opened_path(place.host)
+            else:
+                self.sockets[place] = open_alone(place)
 
     def close(self) -> None:
         """Let nobody connect any more; may be called again."""
-        if self.address.path and self.sock.fileno() >= 0:
-            remove_path(self.address.path, self.identity)
-        self.sock.close()
+        for path, identity in self.paths.items():
+            remove_path(path, identity)
+        for sock in self.sockets.values():
+            sock.close()
 
 
 class AdminListener:
     """Serves one application at the place that the settings name last.
 
-    Call `prepare`, then, once all else of the settings serves, `move`; close what is not moved to.
+    Call `prepare`, then, once all else of the settings serves, `move`; `discard` what is not moved to.
     """
 
     def __init__(self, application: web.Application) -> None:
         self._runner = web.AppRunner(application, access_log=None, logger=SERVER_LOG, shutdown_timeout=END_S)
-        self._server: asyncio.Server | None = None
-        self._place: Place | None = None
+        self._servers: list[asyncio.Server] = []
+        self._opened = Opened(NOWHERE)
 
     @property
-    def address(self) -> str:
-        """Where it listens now; empty if nowhere."""
-        if self._place is None:
-            return ""
-        name = self._place.sock.getsockname()
-        return str(Address(*name[:2])) if isinstance(name, tuple) else str(self._place.address)
+    def addresses(self) -> list[str]:
+        """Where it listens now."""
+        return [str(Place.of(sock)) for sock in self._opened.sockets.values()]
 
-    def prepare(self, admin: Admin) -> Place | None:
-        """Return the place that ADMIN names, the present one if it is that; raises ListenError."""
-        if self._place is not None and self._place.address == admin.listen:
-            return self._place
+    @property
+    def rows(self) -> Mapping[Place, Row]:
+        """Its sockets, for the next program."""
+        return {place: [sock] for place, sock in self._opened.sockets.items()}
+
+    def prepare(self, admin: Admin, hand: Hand = lambda place: []) -> Opened:
+        """Return what is open at the place that ADMIN names; raises ListenError. HAND: see there."""
+        if self._opened.address == admin.listen:
+            return self._opened
+        opened = Opened(admin.listen)
         if admin.listen == NOWHERE:
-            return None
+            return opened
         try:
-            return _open(admin.listen)
+            opened.open(hand)
         except (OSError, Unavailable) as error:
+            opened.close()
             text = f"the admin endpoint cannot listen on {admin.listen}: {_advice(error, admin.listen)}"
             if admin.is_chosen:
                 raise ListenError(text) from error
-            log.warning("%s", text)
-            return None
+            log.warning('%s; or set admin.listen, "" is nowhere', text)
+            return Opened(NOWHERE)
+        return opened
 
-    def discard(self, place: Place | None) -> None:
+    def discard(self, opened: Opened) -> None:
         """Close what `prepare` has returned, unless it is in use."""
-        if place is not None and place is not self._place:
-            place.close()
+        if opened is not self._opened:
+            opened.close()
 
-    async def move(self, place: Place | None) -> None:
-        """Listen at PLACE from now on, and nowhere else; connections that are open go on."""
-        if place is self._place:
+    async def move(self, opened: Opened) -> None:
+        """Listen there from now on, and nowhere else; connections that are open go on."""
+        if opened is self._opened:
             return
         self._leave()
-        if place is None:
-            return
         if self._runner.server is None:
             await self._runner.setup()
-        assert self._runner.server is not None
+        self._opened = opened
         loop = asyncio.get_running_loop()
-        create = loop.create_unix_server if place.address.path else loop.create_server
-        self._server = await create(self._runner.server, sock=place.sock)
-        self._place = place
-        log.info("the admin endpoint is at %s", self.address)
+        assert self._runner.server is not None
+        for place, sock in opened.sockets.items():
+            create = loop.create_unix_server if place.family == socket.AF_UNIX else loop.create_server
+            self._servers.append(await create(self._runner.server, sock=sock))
+        if opened.sockets:
+            log.info("the admin endpoint is at %s", ", ".join(self.addresses))
 
     def _leave(self) -> None:
-        if self._server is not None and self._place is not None:
-            self._place.close()  # first: the server closes the socket, whose path has to go too
-            self._server.close()
-        self._server = self._place = None
+        self._opened.close()  # first: servers close the sockets, whose paths have to go too
+        for server in self._servers:
+            server.close()
+        self._opened, self._servers = Opened(NOWHERE), []
 
     async def close(self) -> None:
         """Listen nowhere, and end what is open."""
@@ -108,31 +129,5 @@ class AdminListener:
         await self._runner.cleanup()
 
 
-def _open(address: Address) -> Place:
-    """Return a socket that listens; raises OSError or Unavailable."""
-    if address.path:
-        sock, identity = opened_path(address.path)
-        return Place(address, sock, identity)
-    found = socket.getaddrinfo(
-        address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
-    family, _, _, _, where = min(found, key=lambda one: one[0] != socket.AF_INET6 if not address.host else 0)
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(bool(address.host)))
-        sock.bind(where)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
-    return Place(address, sock)
-
-
 def _advice(error: Exception, address: Address) -> str:
-    if not isinstance(error, OSError) or address.path:
-        return why(address.path, error)
-    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-    return f'{reason}; set admin.listen to another address, or to ""'
+    return advice(error, address) if isinstance(error, OSError) else why(address.path, error)

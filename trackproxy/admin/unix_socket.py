@@ -87,7 +87,7 @@ def opened_path(place: Path | str) -> tuple[socket.socket, Identity]:
         draft.chmod(0o600)
         listener.listen(BACKLOG)  # only now can anybody connect
         listener.setblocking(False)
-        ours = _identity(draft)
+        ours = identity_of(draft)
         draft.replace(path)
     except BaseException:
         listener.close()
@@ -121,8 +121,9 @@ def why(path: Path | str, error: Exception) -> str:
     return str(error)
 
 
-def _identity(path: Path) -> Identity:
-    found = path.lstat()
+def identity_of(path: Path | str) -> Identity:
+    """Return what tells the socket at PATH from any other there; raises OSError."""
+    found = os.lstat(path)
     return found.st_dev, found.st_ino
 
 
@@ -130,5 +131,5 @@ def remove_path(place: Path | str, ours: Identity) -> None:
     """Remove PLACE, unless it is another process's by now."""
     path = Path(place)
     with suppress(OSError):
-        if _identity(path) == ours:
+        if identity_of(path) == ours:
             path.unlink()

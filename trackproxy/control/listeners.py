@@ -76,14 +76,14 @@ class Listeners:
 
     def _open(self, wanted: Listeners, name: str, address: Address, workers: int) -> list[Place]:
         try:
-            places = [place for place in _places(address) if not self._is_covered(place)]
+            places = [place for place in places_of(address) if not self._is_covered(place)]
             for place in places:
                 row = list(self.rows.get(place, ()))
                 wanted.rows[place] = row
                 _fill(row, place, workers, ours=self._has_port(place))
         except OSError as error:
             raise ListenError(
-                f"service {name} cannot listen on {_text(address)}: {_advice(error, address)}"
+                f"service {name} cannot listen on {_text(address)}: {advice(error, address)}"
             ) from error
         return places
 
@@ -98,6 +98,11 @@ class Listeners:
 
     def _has_port(self, place: Place) -> bool:
         return any(one.port == place.port and one.family == place.family for one in self.rows)
+
+    def hand(self, place: Place) -> Row:
+        """Give away the sockets of a place that no service has; none if there are none."""
+        taken = any(place in places for places in self.services.values())
+        return [] if taken else self.rows.pop(place, [])
 
     def of_worker(self, number: int, workers: int) -> dict[str, Row]:
         """Return the sockets that worker NUMBER of so many WORKERS reads, for each service."""
@@ -133,7 +138,7 @@ def _share(row: Row, number: int, workers: int) -> Row:
     return row if len(row) == 1 else row[number::workers]
 
 
-def _places(address: Address) -> list[Place]:
+def places_of(address: Address) -> list[Place]:
     """Return the places of an address; an empty host is every interface, IPv6 where there is any."""
     if address.path:
         return [Place(socket.AF_UNIX, address.path, 0)]
@@ -214,6 +219,19 @@ def _open_path(path: str) -> socket.socket:
     return listener
 
 
+def open_alone(place: Place) -> socket.socket:
+    """Return a socket that listens at PLACE and shares it with no other; raises OSError."""
+    listener = _socket(place.family)
+    try:
+        listener.bind((place.host, place.port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
 def _is_left_behind(path: str) -> bool:
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
@@ -228,7 +246,7 @@ def _is_left_behind(path: str) -> bool:
     return False
 
 
-def _advice(error: OSError, address: Address) -> str:
+def advice(error: OSError, address: Address) -> str:
     """Return what is wrong and what to do about it."""
     if isinstance(error, PermissionError) and not address.path:
         return (
