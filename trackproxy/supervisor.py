@@ -371,7 +371,8 @@ class Supervisor:
             await try_out()
             await self.changes.settled()
             self._notifier.reloading()
-            become(self._handover())
+            async with self.admin.resting():
+                become(self._handover())
         except (UpgradeFailed, OSError):
             self._notifier.ready(self._status())
             raise

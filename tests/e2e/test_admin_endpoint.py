@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -256,3 +257,23 @@ def test_a_service_that_needs_a_node_makes_us_ready_only_with_one(stage: Stage) 
         assert (status, problem["problems"]) == (503, ["web"])
         stage.ask("POST", "/api/v1/nodes/node2/ready")
         await_fact(lambda: stage.ask("GET", "/readyz")[0] == 200)
+
+
+def test_an_upgrade_refuses_nobody(stage: Stage) -> None:
+    stage.write(workers=1)
+    with stage.cluster.serving() as running:
+        over = threading.Event()
+
+        def ask_on() -> set[int]:
+            """Ask again and again, each time over a connection of its own."""
+            found = set()
+            while not over.is_set():
+                found.add(stage.ask("GET", "/healthz")[0])
+            return found
+
+        with ThreadPoolExecutor() as pool:
+            asking = pool.submit(ask_on)
+            running.process.send_signal(signal.SIGUSR2)
+            await_fact(lambda: stage.ask("GET", "/api/v1/status")[2]["generation"] == 2)
+            over.set()
+            assert asking.result(DEADLINE_S) == {200}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator
@@ -144,3 +145,13 @@ async def test_sockets_are_handed_on_so_that_nobody_is_refused_meanwhile(tmp_pat
         await after.close()
         assert not (tmp_path / "admin.sock").exists()
         await before.close()
+
+
+async def test_who_connects_while_it_rests_is_answered_afterwards(listener: AdminListener) -> None:
+    await listener.move(listener.prepare(at("127.0.0.1:0")))
+    [place] = listener.addresses
+    async with listener.resting():
+        waiting = asyncio.create_task(answers(place))
+        done, _ = await asyncio.wait({waiting}, timeout=0.1)
+        assert not done
+    assert await waiting

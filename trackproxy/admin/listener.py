@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -24,6 +25,7 @@ from trackproxy.units import NOWHERE, Address
 
 log = logging.getLogger(__name__)
 
+SETTLE_S = 0.05  # for the requests of those who have just connected
 END_S = 1.0  # for answers that are still on their way when all is over
 
 Hand = Callable[[Place], Row]  # returns the sockets of a place that are open already, none if there are none
@@ -105,27 +107,44 @@ class AdminListener:
         """Listen there from now on, and nowhere else; connections that are open go on."""
         if opened is self._opened:
             return
-        self._leave()
-        if self._runner.server is None:
-            await self._runner.setup()
+        self._pause()
+        self._opened.close()
         self._opened = opened
-        loop = asyncio.get_running_loop()
-        assert self._runner.server is not None
-        for place, sock in opened.sockets.items():
-            create = loop.create_unix_server if place.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await create(self._runner.server, sock=sock))
+        await self._accept()
         if opened.sockets:
             log.info("the admin endpoint is at %s", ", ".join(self.addresses))
 
-    def _leave(self) -> None:
-        self._opened.close()  # first: servers close the sockets, whose paths have to go too
+    async def _accept(self) -> None:
+        if self._runner.server is None:
+            await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        assert self._runner.server is not None
+        for place, sock in self._opened.sockets.items():
+            create = loop.create_unix_server if place.family == socket.AF_UNIX else loop.create_server
+            # Servers close what they are given; the socket itself may have to go on without one.
+            self._servers.append(await create(self._runner.server, sock=sock.dup()))
+
+    def _pause(self) -> None:
         for server in self._servers:
             server.close()
-        self._opened, self._servers = Opened(NOWHERE), []
+        self._servers = []
+
+    @asynccontextmanager
+    async def resting(self) -> AsyncIterator[None]:
+        """Answer what is open, then nothing inside this block; who connects meanwhile waits in the queue."""
+        self._pause()
+        await asyncio.sleep(SETTLE_S)
+        await self._runner.cleanup()
+        try:
+            yield
+        finally:
+            await self._accept()
 
     async def close(self) -> None:
         """Listen nowhere, and end what is open."""
-        self._leave()
+        self._pause()
+        self._opened.close()
+        self._opened = Opened(NOWHERE)
         await self._runner.cleanup()
 
 
