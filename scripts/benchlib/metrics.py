@@ -27,7 +27,7 @@ REQUIRED = "median at most 50 ms"
 
 @dataclass(frozen=True, slots=True)
 class Scrapes:
-    """Milliseconds of a scrape, and of the supervisor's CPU for it. first_ms: no labels were written before."""
+    """Milliseconds of a scrape, and of CPU of the supervisor. first_ms: no labels were written before."""
 
     nodes: int
     services: int
