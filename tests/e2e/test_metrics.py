@@ -118,6 +118,7 @@ async def test_counters_go_on_over_an_upgrade_and_equal_what_clients_have_counte
     await stage.add("one", "two")
     await stage.start(workers=2)
     await stage.ask(20)
+    await stage.reload()
     assert stage.process is not None
     stage.process.send_signal(signal.SIGUSR2)
     await stage.expect("upgraded: generation")
@@ -126,7 +127,8 @@ async def test_counters_go_on_over_an_upgrade_and_equal_what_clients_have_counte
     for name in ("requests_total", "endpoint_responses_total", "endpoint_tries_total", "connections_total"):
         assert added(found, name) == 40, name
     assert added(found, "endpoint_first_byte_seconds_count") == 40
-    await stage.expect(r"generation \d has ended")
+    assert added(found, "config_reloads_total", result="ok") == 1
+    await stage.expect(r"generation \d has ended", 2)
     assert added(await scrape(stage), "requests_total") == 40
 
 
