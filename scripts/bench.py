@@ -66,10 +66,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--routes", action="store_true", help="500 routes beside 5 and none")
     add("--tls", action="store_true", help="TLS: requests, handshakes, memory of idle connections")
     add("--certificates", action="store_true", help="a folder of 5,000 certificates: time, memory")
+    add("--metrics", action="store_true", help="a scrape of 50 nodes in 5 services")
     add(
         "--all",
         action="store_true",
-        help="rounds, soak, bodies, idle, probing, tcp, sticky, routes, tls and certificates;"
+        help="rounds, soak, bodies, idle, probing, tcp, sticky, routes, tls, certificates and metrics;"
         " alone, each flag measures only its own",
     )
     add("--markdown", action="store_true", help="print tables as Markdown")

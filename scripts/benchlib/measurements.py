@@ -19,6 +19,8 @@ from benchlib.children import BenchError
 from benchlib.idle import measure_idle
 from benchlib.load import Load
 from benchlib.machine import Cores
+from benchlib.metrics import REQUIRED as METRICS_REQUIRED
+from benchlib.metrics import measure_metrics
 from benchlib.peers import PEERS, Peer, available, with_workers
 from benchlib.probing import measure_probing
 from benchlib.rounds import Row, measure_rounds
@@ -29,6 +31,7 @@ from benchlib.table import (
     bodies_cells,
     certificates_cells,
     idle_cells,
+    metrics_cells,
     probing_cells,
     rounds_cells,
     soak_cells,
@@ -237,6 +240,12 @@ def certificates(setting: Setting) -> list[Result]:
     return [Result(title, certificates_cells(found), [asdict(found)])]
 
 
+def metrics(setting: Setting) -> list[Result]:
+    """One result."""
+    found = measure_metrics(setting.cores, setting.folder)
+    return [Result(f"GET /metrics; required: {METRICS_REQUIRED}", metrics_cells(found), [asdict(found)])]
+
+
 def _compared(title: str, found: Sequence[Row], references: Mapping[str, str]) -> Result:
     errors = sum(row.median.errors for row in found)
     return Result(title, rounds_cells(found, references), [asdict(row) for row in found], errors)
@@ -254,4 +263,5 @@ MEASUREMENTS: dict[str, Callable[[Setting], list[Result]]] = {
     "routes": routes,
     "tls": tls,
     "certificates": certificates,
+    "metrics": metrics,
 }

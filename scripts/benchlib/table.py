@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from benchlib.bodies import Transfer
 from benchlib.certificates import Loaded
 from benchlib.idle import Idle
+from benchlib.metrics import Scrapes
 from benchlib.probing import Probing
 from benchlib.rounds import Row, Turn
 from benchlib.soak import Soaked
@@ -123,6 +124,15 @@ def certificates_cells(found: Loaded) -> list[Cells]:
     return [
         ["certificates", "s to load", "bytes each", "bytes each, all asked for"],
         [*figures, f"{found.asked_bytes:,.0f}"],
+    ]
+
+
+def metrics_cells(found: Scrapes) -> list[Cells]:
+    times = (found.first_ms, found.median_ms, found.worst_ms, found.cpu_ms)
+    figures = [f"{one_ms:.1f}" for one_ms in times]
+    return [
+        ["nodes × services", "KiB", "ms, the first", "median", "worst", "CPU ms"],
+        [f"{found.nodes} × {found.services}", f"{found.text_bytes / 1024:,.0f}", *figures],
     ]
 
 

@@ -267,6 +267,8 @@ async def test_a_better_node_whose_room_another_worker_has_is_waited_for(stage: 
     assert not client.received
     board.leases(0)[0] = 1
     assert await client.until(b"\r\n") == b"220 n1\r\n"
+    endpoints = stage.workers[0].services["mail"].groups[0].endpoints
+    assert [(endpoint.total, endpoint.reused) for endpoint in endpoints] == [(1, 0), (0, 0)]
 
 
 async def test_a_node_that_is_full_at_another_worker_is_not_waited_for(stage: Stage) -> None:

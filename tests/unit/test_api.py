@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -859,3 +860,41 @@ async def test_what_takes_for_ever_to_check_is_given_up_and_the_next_one_is_chec
     assert "not checked within 2 s" in (await problem(response))["detail"]
     monkeypatch.setattr(check, "CHECK_S", 20.0)
     assert (await client.post(CHECK, data=GOOD, headers=TOML)).status == 200
+
+
+# --- metrics ---
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("*/*", "text/plain; version=0.0.4; charset=utf-8"),
+        (
+            "application/openmetrics-text;version=1.0.0,text/plain;q=0.5",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores",
+        ),
+    ],
+)
+async def test_metrics_come_in_the_format_that_is_asked_for(client: Client, accept: str, kind: str) -> None:
+    response = await client.get("/metrics", headers={"Accept": accept})
+    assert (response.status, response.headers["Content-Type"]) == (200, kind)
+    text = await response.text()
+    assert text.endswith("# EOF\n") is kind.startswith("application")
+    assert 'trackproxy_node_state{node="node1",state="ready"} 1.0' in text
+
+
+async def test_metrics_tell_what_is_counted_and_known_of_endpoints(
+    client: Client, supervisor: FakeSupervisor
+) -> None:
+    supervisor.count(0, Counter.TOTAL, 7)
+    await supervisor.drain("node2", 600)
+    text = await (await client.get("/metrics")).text()
+    where = 'node="node1",route="",service="web"'
+    assert f"trackproxy_endpoint_tries_total{{{where}}} 7.0\n" in text
+    assert f"trackproxy_endpoint_eligible{{{where}}} 0.0\n" in text  # nobody listens there
+    assert (
+        'trackproxy_endpoint_info{address="127.0.0.2:81",node="node2",route="",service="sites"} 1.0' in text
+    )
+    assert 'trackproxy_node_state{node="node2",state="drain"} 1.0' in text
+    assert re.search(r'trackproxy_node_drain_remaining_seconds{node="node2"} (599\.\d+|600\.0)\n', text)
+    assert "\ntrackproxy_config_last_reload_timestamp_seconds" not in text

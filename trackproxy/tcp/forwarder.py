@@ -263,6 +263,7 @@ class Forwarder:
         if not session.waited and self._room_comes(session, endpoint):
             if endpoint is not None:
                 balancer.give(endpoint)
+                endpoint.total -= 1  # nothing was sent there
             self.waiting[session] = None
             session.wait()
             return
