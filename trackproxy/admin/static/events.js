@@ -20,17 +20,9 @@ export class EventList {
     for (const id of ["event-kind", "event-level"]) byId(id).addEventListener("change", () => this.#redraw());
   }
 
-  get newest() {
-    return this.#events[0]?.id ?? null;
-  }
-
-  clear() {
-    this.#events = [];
-    this.#redraw();
-  }
-
+  /** Take an EVENT, unless it is there already. Programs number anew from their start on. */
   take(event) {
-    if (!event || typeof event !== "object" || this.#events.some((one) => one.id === event.id)) return;
+    if (this.#events.some((one) => one.id === event.id && one.at === event.at)) return;
     this.#events.unshift(event);
     this.#events.length = Math.min(this.#events.length, KEPT);
     this.#offer(String(event.kind));
@@ -72,10 +64,11 @@ function row(event) {
   return root;
 }
 
-/** Keeps a list up to date while the page is seen. */
+/** Keeps a list up to date while the page is seen; what was told before a restart stays in it. */
 export class Following {
   #ending = new AbortController();
   #timer = 0;
+  #newest = null; // the number of the last event that this program has told
 
   constructor(api, list) {
     this.api = api;
@@ -97,8 +90,13 @@ export class Following {
 
   /** Another process tells them now. */
   restart() {
-    this.list.clear();
+    this.#newest = null;
     this.start();
+  }
+
+  #take(event) {
+    this.#newest = event.id;
+    this.list.take(event);
   }
 
   async #follow(ending) {
@@ -114,14 +112,13 @@ export class Following {
 
   async #stream(ending) {
     const headers = { Accept: "text/event-stream" };
-    const newest = this.list.newest;
-    if (newest !== null) headers["Last-Event-ID"] = String(newest);
-    const path = newest === null ? `events?last=${ASKED}` : "events";
+    if (this.#newest !== null) headers["Last-Event-ID"] = String(this.#newest);
+    const path = this.#newest === null ? `events?last=${ASKED}` : "events";
     const silence = new AbortController();
     const signal = AbortSignal.any([ending.signal, silence.signal]);
     const answer = await this.api.ask(path, { headers, signal });
     state("live");
-    for await (const event of eventsOf(answer, () => silence.abort())) this.list.take(event);
+    for await (const event of eventsOf(answer, () => silence.abort())) this.#take(event);
     state("interrupted");
   }
 
@@ -138,7 +135,7 @@ export class Following {
   async #poll() {
     try {
       const { events } = await this.api.get(`events?last=${ASKED}`);
-      events.forEach((event) => this.list.take(event));
+      events.forEach((event) => this.#take(event));
       state("asked for every few seconds");
     } catch {
       state("interrupted");

@@ -67,7 +67,6 @@ function showSession({ name, role, by }) {
 const isLockedOut = (error) => error instanceof Refused && error.status === 401;
 
 function lost(error) {
-  known.session = null; // another one may answer next
   if (isLockedOut(error)) lockOut(error);
   else sign(byId("connection"), "bad", "reconnecting");
   if (!isLockedOut(error)) byId("connection").title = error.message;
