@@ -1,2 +1,7 @@
-"""What operators' commands do: `place` (which trackproxy is meant), `client` (asks it), `drain` (waits for
-its end), `table` (nodes as text)."""
+"""Commands of operators to a running trackproxy.
+
+In reading order: `operator` (who asks, and how to answer), `place` and `connection` (which trackproxy, and an
+exchange with it), `client` (all that its API does), `program_commands` and `node_commands` (the commands),
+`panels` (their groups), `drain` and `progress` (waiting for an end), `table`, `services`, `program` (what is
+shown, as text), `completion` (words in shells). `which` needs none that runs.
+"""
