@@ -7,6 +7,8 @@ has ended, 130 for Ctrl-C.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import sys
 from enum import StrEnum
@@ -18,13 +20,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trackproxy.commands import node_commands, program_commands
-from trackproxy.commands.operator import ConfigOption, in_number, problem_lines
-from trackproxy.commands.panels import SERVE, Grouped
+from trackproxy.commands.completion import VARIABLE, Shell, register, script
+from trackproxy.commands.operator import ConfigOption, JsonOption, in_number, problem_lines
+from trackproxy.commands.panels import SERVE, SHELL, Grouped
 from trackproxy.control.memory import CONTROL_SOCKET
 from trackproxy.errors import ConfigError, ListenError, StartFailed
 
 # What only `serve`, `check` and `demo` need is imported there: the others answer twice as soon without.
 if TYPE_CHECKING:
+    from trackproxy.commands.check import Checked
     from trackproxy.settings import Settings
     from trackproxy.supervisor import Start
 
@@ -51,6 +55,8 @@ class Role(StrEnum):
 
 def main() -> None:
     """Run the command that the arguments name; never returns."""
+    if VARIABLE in os.environ:
+        register()
     app(prog_name="trackproxy")
 
 
@@ -125,8 +131,10 @@ def check(
         str | None, typer.Option(help="Show which route, policy and nodes a request for URL gets.")
     ] = None,
     method: Annotated[str, typer.Option(help="The method of that request.")] = "GET",
+    as_json: JsonOption = False,
 ) -> None:
     """Check a settings file as serve would, without opening a listener."""
+    from trackproxy.commands.check import check as checked_file
     from trackproxy.explain import explain
     from trackproxy.settings import Settings
 
@@ -135,37 +143,39 @@ def check(
         raise typer.Exit
     if config is None:
         raise typer.BadParameter("give -c FILE to check, or --explain")
-    settings = _load(config)
-    if url is not None:
-        _show_way(settings, url, method)
+    checked = checked_file(config)
+    if checked.settings is not None and url is not None:
+        _show_way(checked.settings, url, method, as_json)
         return
-    problems = _certificate_problems(settings)
-    counts = f"{in_number(len(settings.services), 'service')}, {in_number(len(settings.nodes), 'node')}"
-    typer.echo(f"{config}: {'served, but for these' if problems else 'ok'} ({counts})")
-    if problems:
-        _show_problems(problems)
-        raise typer.Exit(1)
+    if as_json:
+        typer.echo(json.dumps(checked.tree(config), indent=2))
+    else:
+        _show_checked(config, checked)
+    raise typer.Exit(1 if checked.problems else 0)
 
 
-def _certificate_problems(settings: Settings) -> list[str]:
-    """Return what is wrong with single certificates of folders; warn of those that have expired."""
-    problems: list[str] = []
-    for name, service in settings.services.items():
-        if service.protocol == "http":
-            findings = service.tls.findings()
-            problems += [f"services.{name}.tls: {text}" for text in findings.problems]
-            for text in findings.warnings:
-                typer.echo(f"services.{name}.tls: warning: {text}", err=True)
-    return problems
+def _show_checked(config: Path, checked: Checked) -> None:
+    if checked.warnings:
+        typer.echo("\n".join(checked.warnings), err=True)
+    if (settings := checked.settings) is not None:
+        counts = f"{in_number(len(settings.services), 'service')}, {in_number(len(settings.nodes), 'node')}"
+        typer.echo(f"{config}: {'served, but for these' if checked.problems else 'ok'} ({counts})")
+    if checked.problems:
+        _show_problems(checked.problems)
 
 
-def _show_way(settings: Settings, url: str, method: str) -> None:
-    from trackproxy.commands.which import which
+def _show_way(settings: Settings, url: str, method: str, as_json: bool) -> None:
+    from trackproxy.commands.which import tree, way, which
 
     try:
-        typer.echo("\n".join(which(settings, url, method)))
+        shown = (
+            json.dumps(tree(way(settings, url, method)), indent=2)
+            if as_json
+            else "\n".join(which(settings, url, method))
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    typer.echo(shown)
 
 
 def _demo_place(place: str) -> str:
@@ -223,6 +233,12 @@ def token(
         typer.echo("\n".join(token(checked_name(name), role)))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+@app.command(rich_help_panel=SHELL, epilog='Example: eval "$(trackproxy completion bash)"')
+def completion(shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish")]) -> None:
+    """Print what makes a shell complete commands, options, and the names of nodes and services."""
+    typer.echo(script(shell))
 
 
 def _own_name() -> str:

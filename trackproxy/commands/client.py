@@ -62,15 +62,14 @@ class Client:
         """Return the last events that are kept, under "events", oldest first."""
         return self._call("GET", f"/api/v1/events?last={last}", self._ask_s)
 
-    def follow(self, last: int, after: int | None = None, *, probes: bool = False) -> Iterator[Event]:
-        """Yield events as they come, after the LAST ones, or after number AFTER; ends as the stream does."""
-        headers = self._headers | {"Accept": "text/event-stream"}
-        if after is not None:
-            headers["Last-Event-ID"] = str(after)
-        target = f"/api/v1/events?last={last}" + ("&probes=all" if probes else "")
+    def follow(self, after: int, *, probes: bool = False) -> Iterator[Event | None]:
+        """Yield None once events are to come, then those after number AFTER, until the stream ends."""
+        headers = self._headers | {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+        target = "/api/v1/events" + ("?probes=all" if probes else "")
         with exchange(self.place, "GET", target, SILENCE_S, None, headers) as response:
             if response.status >= 400:
                 self._must_be_done(response.status, _tree(response.read()), target)
+            yield None
             yield from events_in(response)
 
     def drain(self, name: str, timeout: str, sticky: str) -> dict[str, Any]:

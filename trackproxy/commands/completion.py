@@ -6,6 +6,7 @@ While somebody types there is neither time nor room for errors: who does not ans
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any
 
 import typer
@@ -15,6 +16,29 @@ from trackproxy.commands.operator import SHARED, client
 from trackproxy.errors import TrackproxyError
 
 ASK_S = 0.5
+VARIABLE = "_TRACKPROXY_COMPLETE"  # by which a shell asks; typer takes that name from the program's
+
+
+class Shell(StrEnum):
+    """Shells whose words can be completed."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+def script(shell: Shell) -> str:
+    """Return what a shell is to run so that it asks us."""
+    from typer._completion_shared import get_completion_script
+
+    return get_completion_script(prog_name="trackproxy", complete_var=VARIABLE, shell=shell.value)
+
+
+def register() -> None:
+    """Be ready to be asked by a shell; typer does it only together with options that change its files."""
+    from typer._completion_classes import completion_init
+
+    completion_init()
 
 
 def nodes_begun(context: typer.Context, incomplete: str) -> list[str]:

@@ -33,6 +33,7 @@ TokenOption = Annotated[
     Path | None, typer.Option("--token-file", metavar="FILE", help="Holds the token that --url wants.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+INTERRUPTED = 130  # as shells say it of Ctrl-C
 SHARED = {"config": ConfigOption, "socket": SocketOption, "url": UrlOption, "token_file": TokenOption}
 
 
@@ -95,12 +96,14 @@ def client(
 
 
 def with_errors_told(work: Callable[[], None], as_json: bool) -> None:
-    """Do WORK; what cannot be done is told as `check` tells it, and the exit code is 1."""
+    """Do WORK; what cannot be done is told as `check` tells it, and end with 1. Ctrl-C is no error."""
     try:
         work()
     except (ConfigError, Refused, Unreachable) as error:
         typer.echo(_problem(error) if as_json else _sentences(error), err=True)
         raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _problem(error: ConfigError | Refused | Unreachable) -> str:

@@ -3,18 +3,18 @@ second."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
 from typing import TextIO
+
+from trackproxy.commands.terminal import GREEN, PLAIN, has_colours, is_terminal, takes
 
 LINE_S = 1.0  # from one line to the next where lines are not rewritten
 BAR = 24  # columns of the bar
 SHORTEST = 6  # a bar that is worth its place
 BLOCKS = ("━", "─")
 PLAIN_BLOCKS = ("#", "-")
-GREEN, PLAIN = "\x1b[32m", "\x1b[39m"
 CLEAR = "\x1b[K"  # to the end of the line
 
 
@@ -30,8 +30,8 @@ class Show:
         self._out = out
         self._clock = clock
         self._width = width
-        self._terminal = out.isatty() and os.environ.get("TERM") != "dumb"
-        self._colours = not os.environ.get("NO_COLOR")  # no-color.org: if it is not empty
+        self._terminal = is_terminal(out)
+        self._colours = has_colours(out)
         self._next = clock()
 
     def progress(self, text: str, done: float = 0.0) -> None:
@@ -52,7 +52,7 @@ class Show:
         size = min(BAR, room - len(text) - 1)
         if size < SHORTEST:
             return text[:room]
-        full, empty = BLOCKS if _takes(self._out, BLOCKS) else PLAIN_BLOCKS
+        full, empty = BLOCKS if takes(self._out, "".join(BLOCKS)) else PLAIN_BLOCKS
         filled = full * round(size * min(max(done, 0.0), 1.0))
         rest = empty * (size - len(filled))
         return f"{GREEN}{filled}{PLAIN}{rest} {text}" if self._colours else f"{filled}{rest} {text}"
@@ -60,12 +60,3 @@ class Show:
     def _write(self, text: str) -> None:
         self._out.write(text)
         self._out.flush()
-
-
-def _takes(out: TextIO, blocks: tuple[str, str]) -> bool:
-    """Return whether a stream's encoding has these characters."""
-    try:
-        "".join(blocks).encode(out.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
