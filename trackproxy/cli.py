@@ -133,7 +133,7 @@ def check(
     method: Annotated[str, typer.Option(help="The method of that request.")] = "GET",
     as_json: JsonOption = False,
 ) -> None:
-    """Check a settings file as serve would, without opening a listener."""
+    """Check a settings file as serve would; no port is opened."""
     from trackproxy.commands.check import check as checked_file
     from trackproxy.explain import explain
     from trackproxy.settings import Settings
@@ -237,7 +237,10 @@ def token(
 
 @app.command(rich_help_panel=SHELL, epilog='Example: eval "$(trackproxy completion bash)"')
 def completion(shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish")]) -> None:
-    """Print what makes a shell complete commands, options, and the names of nodes and services."""
+    """Print what makes a shell complete commands and names.
+
+    Names of nodes and services are those of the running trackproxy.
+    """
     typer.echo(script(shell))
 
 

@@ -42,6 +42,10 @@ class Client:
         self._token = token
         self._ask_s = ask_s
 
+    def within(self, ask_s: float) -> Client:
+        """Return the same with another deadline for questions; orders have as long as ever."""
+        return Client(self.place, self._token, ask_s)
+
     def status(self) -> dict[str, Any]:
         """Return what is known of the program, see `admin.overview.status`."""
         return self._call("GET", "/api/v1/status", self._ask_s)

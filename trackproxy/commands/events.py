@@ -40,12 +40,13 @@ class Wanted:
         return wanted[max(len(wanted) - self.last, 0) :]
 
 
-def line_of(event: Event, *, as_json: bool = False, colours: bool = False) -> str:
-    """Return an event as a line."""
+def line_of(event: Event, *, as_json: bool = False, colours: bool = False, dated: bool = True) -> str:
+    """Return an event as a line. DATED: with the day, not just the time."""
     if as_json:
         return json.dumps(event)
     level = str(event.get("level", ""))
-    text = f"{moment(event['at'])}  {level:<7}  {event['kind']!s:<14}  {event['text']}"
+    at = moment(event["at"])
+    text = f"{at if dated else at.partition(' ')[2]}  {level:<7}  {event['kind']!s:<14}  {event['text']}"
     colour = COLOURS.get(level) if colours else None
     return f"{colour}{printable(text)}{PLAIN}" if colour else printable(text)
 

@@ -45,7 +45,7 @@ class StickyClients(StrEnum):
 
 @asks(app, LOOK, "trackproxy nodes --json")
 def nodes(operator: Operator) -> None:
-    """Show the nodes: state, health, load, the last probe and its reason."""
+    """Show the nodes: state, health, load, the last probe."""
     known = operator.client.nodes()
     operator.answer(known, table(known["nodes"]))
 
@@ -60,7 +60,7 @@ def drain(
     ] = StickyClients.KEEP,
     waiting: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the node is empty.")] = True,
 ) -> None:
-    """Send no new clients to a node, and disable it once nothing is open there.
+    """Send no new clients to a node; disable it once it is empty.
 
     Ends with 0 once it is empty, with 3 if the timeout has ended what was left, with 1 if somebody has
     stopped the drain, and with 130 after Ctrl-C, which leaves the drain alone.
@@ -76,14 +76,20 @@ def drain(
 
 @asks(app, CHANGE, "trackproxy disable node1")
 def disable(operator: Operator, node: NodeArgument) -> None:
-    """Send nothing to a node any more, and probe it no more; what is open there goes on."""
+    """Send nothing to a node any more, and probe it no more.
+
+    What is open there goes on.
+    """
     now = operator.client.disable(node)
     operator.answer(now, table([now]))
 
 
 @asks(app, CHANGE, "trackproxy ready node1")
 def ready(operator: Operator, node: NodeArgument) -> None:
-    """Let a node take part again; one that was disabled is probed first."""
+    """Let a node take part again.
+
+    One that was disabled is probed first.
+    """
     now = operator.client.ready(node)
     operator.answer(now, table([now]))
 
@@ -96,7 +102,10 @@ def weight(
     service: ServiceOption = "",
     if_version: VersionOption = "",
 ) -> None:
-    """Change a node's share of traffic at run time; it outlives a restart, until the file changes it."""
+    """Change a node's share of traffic.
+
+    It outlives a restart, until the file says something else than now.
+    """
     now = operator.client.change(node, {"weight": _number(share)}, service, if_version)
     operator.answer(now, table([now]))
 
@@ -109,7 +118,10 @@ def limit(
     service: ServiceOption = "",
     if_version: VersionOption = "",
 ) -> None:
-    """Change how many requests or sessions a node may have at once (max_connections), as weight does."""
+    """Change what a node may have at once (max_connections).
+
+    Requests and sessions count. It outlives a restart, as a weight does.
+    """
     now = operator.client.change(node, {"max_connections": _number(most)}, service, if_version)
     operator.answer(now, table([now]))
 
@@ -127,7 +139,10 @@ def add(
         ),
     ] = None,
 ) -> None:
-    """Add a node at run time, to all services that name no nodes; it outlives a restart."""
+    """Add a node at run time.
+
+    It serves in all services that name no nodes, once it has been probed, and outlives a restart.
+    """
     services: dict[str, dict[str, object]] = {name: {} for name in service or ()}
     added = operator.client.add({"name": node, "address": address, "weight": weight, "services": services})
     operator.answer(added, table([added]))
@@ -135,7 +150,10 @@ def add(
 
 @asks(app, CHANGE, "trackproxy remove node3")
 def remove(operator: Operator, node: NodeArgument) -> None:
-    """Remove a node that was added at run time; what is open there goes on."""
+    """Remove a node that was added at run time.
+
+    What is open there goes on.
+    """
     done = operator.client.remove(node)
     operator.answer(done, [done["outcome"]])
 

@@ -58,7 +58,8 @@ def asks(app: typer.Typer, panel: str, example: str) -> Callable[[Callable[..., 
         @functools.wraps(function)
         def command(*, as_json: bool = False, **words: Any) -> None:
             where = {name: words.pop(name) for name in SHARED}
-            with_errors_told(lambda: function(Operator(client(**where), as_json), **words), as_json)
+            hint = "" if any(where.values()) else "; or give -c FILE as to serve, --socket or --url"
+            with_errors_told(lambda: function(Operator(client(**where), as_json), **words), as_json, hint)
 
         parameters = [*(one.replace(kind=one.KEYWORD_ONLY) for one in own), *_shared()]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -95,12 +96,16 @@ def client(
     return Client(place, token, ask_s)
 
 
-def with_errors_told(work: Callable[[], None], as_json: bool) -> None:
-    """Do WORK; what cannot be done is told as `check` tells it, and end with 1. Ctrl-C is no error."""
+def with_errors_told(work: Callable[[], None], as_json: bool, hint: str = "") -> None:
+    """Do WORK; what cannot be done is told as `check` tells it, and ends with 1. Ctrl-C is no error.
+
+    HINT: what to do, besides, if nobody answers.
+    """
     try:
         work()
     except (ConfigError, Refused, Unreachable) as error:
-        typer.echo(_problem(error) if as_json else _sentences(error), err=True)
+        told = Unreachable(f"{error}{hint}") if isinstance(error, Unreachable) else error
+        typer.echo(_problem(told) if as_json else _sentences(told), err=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None

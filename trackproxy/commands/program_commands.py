@@ -13,21 +13,26 @@ from trackproxy.commands.operator import Operator, asks
 from trackproxy.commands.panels import CHANGE, LOOK
 from trackproxy.commands.program import program_lines
 from trackproxy.commands.services import services_table
-from trackproxy.commands.terminal import has_colours
+from trackproxy.commands.terminal import has_colours, is_terminal
 
 app = typer.Typer(rich_markup_mode=None)
+
+TOP_ASK_S = 3.0  # who watches wants to know soon that nobody answers
 
 
 @asks(app, LOOK, "trackproxy status")
 def status(operator: Operator) -> None:
-    """Show the program itself: version, uptime, settings, workers, what the last reload came to."""
+    """Show the program: version, uptime, workers, last reload."""
     known = operator.client.status()
     operator.answer(known, program_lines(known))
 
 
 @asks(app, LOOK, "trackproxy services")
 def services(operator: Operator) -> None:
-    """Show the services: where they listen, how many of their nodes can be used, what goes through them."""
+    """Show the services: usable nodes, load, rates, latencies.
+
+    Rates and latencies are those of the last seconds; they are known a second after somebody has asked first.
+    """
     known = operator.client.services()
     operator.answer(known, services_table(known["services"]))
 
@@ -46,7 +51,7 @@ def events(
         bool, typer.Option("--probes", help="With --follow, also each probe's result.")
     ] = False,
 ) -> None:
-    """Show what has happened: changes of state, health, drains, reloads.
+    """Show what has happened: changes of state and health, reloads.
 
     With --json each event is one line. --follow waits if trackproxy ends, and goes on once it is there again.
     """
@@ -65,8 +70,31 @@ def events(
         show(event)
 
 
+@asks(app, LOOK, "trackproxy top --interval 2")
+def top(
+    operator: Operator,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.2, max=3600, help="Seconds from one look to the next.")
+    ] = 1.0,
+) -> None:
+    """Watch all of it live; drain nodes and more by key.
+
+    Without a terminal, and with --json, it shows one look and ends.
+    """
+    from trackproxy.commands.top.look import look_with_rates
+    from trackproxy.commands.top.plain import snapshot
+
+    if operator.as_json or not all(map(is_terminal, (sys.stdin, sys.stdout, sys.stderr))):
+        seen = look_with_rates(operator.client, interval)
+        operator.answer(seen.tree, snapshot(seen))
+        return
+    from trackproxy.commands.top.screen import Top
+
+    Top(operator.client.within(TOP_ASK_S), interval).run()
+
+
 @asks(app, CHANGE, "trackproxy reload -c cluster.toml")
 def reload(operator: Operator) -> None:
-    """Read the settings again; if they are wrong, the old ones stay in force."""
+    """Read the settings again; wrong ones change nothing."""
     done = operator.client.reload()
     operator.answer(done, [done["outcome"]])

@@ -11,20 +11,20 @@ from trackproxy.commands.table import ERRORS
 
 HEAD = (
     "SERVICE",
-    "PROTOCOL",
     "STATUS",
     "USABLE",
     "CLIENTS",
     "ACTIVE",
-    "REQUESTS",
-    "ERRORS",
     "RATE/S",
-    "ERRORS/S",
+    "ERR/S",
     "P50",
     "P99",
+    "REQUESTS",
+    "ERRORS",
+    "PROTOCOL",
     "LISTEN",
 )
-NUMBERS = range(3, 12)
+NUMBERS = range(2, 11)
 
 
 def services_table(services: Iterable[dict[str, Any]]) -> Iterator[str]:
@@ -37,16 +37,16 @@ def service_row(service: dict[str, Any]) -> tuple[str, ...]:
     nodes, totals, recent = service["nodes"], service["totals"], service["recent"]
     return (
         service["name"],
-        service["protocol"],
         service["status"] + (", panic" if service["panic"] else ""),
         f"{nodes['eligible']}/{nodes['total']}",
         str(service.get("connections", NONE)),
         str(service["gauges"]["active"]),
-        str(totals["requests"]),
-        str(sum(totals[kind] for kind in ERRORS)),
         rate(recent),
         rate(recent, "errors"),
         milliseconds(recent, "p50_ms"),
         milliseconds(recent, "p99_ms"),
+        str(totals["requests"]),
+        str(sum(totals[kind] for kind in ERRORS)),
+        service["protocol"],
         ", ".join(service["listen"]),
     )

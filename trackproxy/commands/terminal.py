@@ -1,4 +1,4 @@
-"""What a stream can show: whether lines can be rewritten, colours, characters; and what may be shown at all."""
+"""What a stream can show: whether lines can be rewritten, colours, characters; and what may be shown."""
 
 from __future__ import annotations
 
