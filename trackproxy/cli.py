@@ -220,7 +220,7 @@ def demo(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE, epilog="Example: trackproxy token alice --role write")
 def token(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Who it is for, in the log of changes.")],
     role: Annotated[Role, typer.Option(help="write may change things, too.")] = Role.READ,

@@ -126,6 +126,8 @@ class Client:
         """Return the answer's JSON; raises Unreachable or Refused."""
         sent = self._headers | dict(headers or {})
         text = json.dumps(body) if body else None
+        if text is not None:
+            sent["Content-Type"] = "application/json"
         with exchange(self.place, method, target, deadline_s, text, sent) as response:
             tree = _tree(response.read())
         self._must_be_done(response.status, tree, target)

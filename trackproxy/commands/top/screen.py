@@ -70,18 +70,23 @@ class Top(App[None]):
         self._looking = False
         self._paused = False
         self._trouble = ""
-        self._table = NodesTable()
+        self._head = Static(id="head")
+        self._trouble_line = Static(id="trouble")
         self._lights = ServicesTable()
+        self._table = NodesTable()
+        self._detail = Static(id="detail")
+        self._news = Static(id="events")
+        self._field = Input(id="filter", placeholder="node, service, state, health or address")
 
     def compose(self) -> ComposeResult:
         """Put everything from top to bottom."""
-        yield Static(id="head")
-        yield Static(id="trouble")
+        yield self._head
+        yield self._trouble_line
         yield self._lights
         yield self._table
-        yield Static(id="detail")
-        yield Static(id="events")
-        yield Input(id="filter", placeholder="node, service, state, health or address")
+        yield self._detail
+        yield self._news
+        yield self._field
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
@@ -89,7 +94,7 @@ class Top(App[None]):
         self.theme = next((name for name in THEMES if name in self.available_themes), self.theme)
         self._table.focus()
         self.set_interval(self._interval_s, self._look_unless_paused)
-        self._look_unless_paused()
+        self.call_after_refresh(self._look_unless_paused)  # once all parts are there
 
     # --- looking ---
 
@@ -128,40 +133,39 @@ class Top(App[None]):
 
     def _show_head(self) -> None:
         lines = list(head(self._seen.status)) if self._seen else [f"trackproxy at {self._client.place}"]
-        if self._paused:
-            lines[0] += "   paused"
-        if self._table.filter:
-            lines[0] += f"   filter: {self._table.filter}"
-        self._put("head", [Text(line) for line in lines])
-        self.query_one("#trouble", Static).set_class(bool(self._trouble), "shown")
+        marks = ["paused"] if self._paused else []
+        marks += [f"filter: {self._table.filter}"] if self._table.filter else []
+        lines[0] = "   ".join([*marks, lines[0]])
+        self._put(self._head, [Text(line) for line in lines])
+        self._trouble_line.set_class(bool(self._trouble), "shown")
         since = f" (this is from {span(time.monotonic() - self._seen_at)} ago)" if self._seen else ""
-        self.query_one("#trouble", Static).update(Text(f"{printable(self._trouble)}; trying again{since}"))
+        self._trouble_line.update(Text(f"{printable(self._trouble)}; trying again{since}"))
 
     def _show_detail(self) -> None:
         row = self._table.chosen
         text = "" if row is None else f"{row.name} in {row.service}"
         if row is not None and row.endpoint is not None:
             text += f", {row.of('address')}: {COLUMNS[-1].text(row)}"
-        self._put("detail", [Text(text)])
+        self._put(self._detail, [Text(text)])
 
     def _show_events(self) -> None:
         events = self._seen.events if self._seen else []
         if events is None:
-            self._put("events", [Text("This trackproxy is older, and does not tell of events.")])
+            self._put(self._news, [Text("This trackproxy is older, and does not tell of events.")])
             return
-        room = max(self.query_one("#events").size.height, 1)
+        room = max(self._news.size.height, 1)
         styles = [EVENT_STYLES.get(str(event.get("level")), "") for event in events]
         lines = [
             Text(line_of(event, dated=False), style) for event, style in zip(events, styles, strict=True)
         ]
-        self._put("events", lines[-room:])
+        self._put(self._news, lines[-room:])
 
-    def _put(self, name: str, lines: list[Text]) -> None:
+    def _put(self, part: Static, lines: list[Text]) -> None:
         """Show lines, each cut to the screen's width."""
         for line in lines:
             line.plain = printable(line.plain)
             line.truncate(self.size.width, overflow="ellipsis")
-        self.query_one(f"#{name}", Static).update(Text("\n").join(lines))
+        part.update(Text("\n").join(lines))
 
     def on_resize(self) -> None:
         """Show as much as there is room for now."""
@@ -185,9 +189,8 @@ class Top(App[None]):
 
     def action_filter(self) -> None:
         """Ask which rows are wanted."""
-        field = self.query_one("#filter", Input)
-        field.add_class("shown")
-        field.focus()
+        self._field.display = True
+        self.screen.set_focus(self._field)  # at once: the next key is for it
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Show the rows that are wanted so far."""
@@ -203,12 +206,12 @@ class Top(App[None]):
 
     def action_unfilter(self) -> None:
         """Show all rows."""
-        self.query_one("#filter", Input).value = ""
+        self._field.value = ""
         self._leave_filter()
 
     def _leave_filter(self) -> None:
-        self.query_one("#filter", Input).remove_class("shown")
-        self._table.focus()
+        self._field.display = False
+        self.screen.set_focus(self._table)
 
     def action_pause(self) -> None:
         """Look no more, or again."""
