@@ -113,6 +113,17 @@ def test_top_without_a_terminal_is_one_look_with_rates(cluster: Operated) -> Non
     assert done.stdout.splitlines()[3].split()[5] == "0.0"
 
 
+def test_a_command_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    words = ["-X", "importtime", "-m", "trackproxy", "nodes", "--socket", str(tmp_path / "none")]
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert "no trackproxy answers" in done.stderr
+    loaded = set(re.findall(r"\| +([\w.]+)$", done.stderr, re.MULTILINE))
+    assert "trackproxy.commands.client" in loaded
+    assert not loaded & {"textual", "rich", "aiohttp", "uvloop", "asyncio", "pydantic_settings"}
+
+
 # --- JSON ---
 
 
@@ -200,6 +211,25 @@ def test_a_token_that_is_needed_is_asked_for(admin: ScriptedAdmin, words: list[s
     done = run(*words, "--url", admin.url)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "trackproxy: who are you; give --token-file FILE\n"
+
+
+def test_a_token_that_may_only_read_reads(tmp_path: Path) -> None:
+    secret, _, settings = run("token", "alice").stdout.partition("\n")
+    file = tmp_path / "token"
+    file.write_text(secret)
+    with ExitStack() as stack:
+        cluster = Operated(tmp_path, stack)
+        cluster.write("node1")
+        cluster.file.write_text(cluster.file.read_text() + settings)
+        stack.enter_context(serving_all_the_while(cluster))
+        words = [*url(cluster), "--token-file", str(file)]
+        assert run("nodes", *words).returncode == 0
+        done = run("disable", "node1", *words)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.endswith('; the token in --token-file needs the role "write"\n')
+        done = run("nodes", *url(cluster))
+        assert done.stderr.endswith("; give --token-file FILE\n")
+        assert cluster.command("disable", "node1").returncode == 0
 
 
 def test_a_token_comes_from_a_file(admin: ScriptedAdmin, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,21 @@ def test_a_port_where_nobody_listens_is_said_with_its_reason() -> None:
         Unreachable, match=f"nobody answers at http://127.0.0.1:{port}: Connection refused; is"
     ):
         Client(read_url(f"http://127.0.0.1:{port}")).nodes()
+
+
+def test_a_socket_that_is_closed_to_us_says_whom_it_answers(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir(mode=0)
+    user = os.geteuid()
+    try:
+        if user == 0:  # whom no mode keeps out
+            os.seteuid(65534)
+        with pytest.raises(
+            Unreachable, match="permission denied; it answers its own user and root; try sudo"
+        ):
+            Client(folder / "control.sock").nodes()
+    finally:
+        os.seteuid(user)
 
 
 def test_who_does_not_answer_in_time_is_not_waited_for() -> None:

@@ -149,4 +149,4 @@ def test_a_journal_and_a_failed_reload_are_told_if_there_are_any() -> None:
     told = status(journal={"waiting": 3}, reload={"at": 0.0, "ok": False, "outcome": "wrong"})
     lines = list(snapshot(Look(told, [service()], [node()], None)))
     assert lines[1].endswith("failed: wrong")
-    assert lines[2] == "journal waiting 3"
+    assert lines[2] == "journal: waiting 3"

@@ -44,5 +44,12 @@ def head(status: dict[str, Any]) -> Iterator[str]:
     yield "   ".join(parts)
     if (reload := status["reload"]) is not None:
         yield f"last reload {moment(reload['at'])}: {'' if reload['ok'] else 'failed: '}{reload['outcome']}"
-    if status.get("journal") is not None:
-        yield f"journal {', '.join(f'{key} {value}' for key, value in status['journal'].items())}"
+    if (journal := status.get("journal")) is not None:
+        yield f"journal: {_journal(journal)}"
+
+
+def _journal(journal: Any) -> str:
+    """Return whatever a trackproxy tells of its journal."""
+    if isinstance(journal, dict):
+        return ", ".join(f"{key} {value}" for key, value in journal.items())
+    return str(journal)
