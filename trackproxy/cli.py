@@ -1,16 +1,16 @@
-"""The command line: each command loads settings, hands them on, and turns errors into sentences.
+"""The command line: what serves and checks settings; what talks to a running trackproxy is in `commands`.
 
-Exit codes: 0 for done, 1 for what could not be done (settings, listeners, nobody there), 2 for wrong usage,
-3 for a drain that its deadline has ended.
+Each command loads settings, hands them on, and turns errors into sentences. Exit codes: 0 for done, 1 for
+what could not be done (settings, listeners, nobody there), 2 for wrong usage, 3 for a drain that its deadline
+has ended, 130 for Ctrl-C.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -19,20 +19,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trackproxy.commands.client import Client, Refused, Unreachable
-from trackproxy.commands.drain import Show, wait
-from trackproxy.commands.place import find_socket
-from trackproxy.commands.table import table
+from trackproxy.commands import node_commands, program_commands
+from trackproxy.commands.completion import VARIABLE, Shell, register, script
+from trackproxy.commands.operator import ConfigOption, JsonOption, in_number, problem_lines
+from trackproxy.commands.panels import SERVE, SHELL, Grouped
 from trackproxy.control.memory import CONTROL_SOCKET
 from trackproxy.errors import ConfigError, ListenError, StartFailed
 
 # What only `serve`, `check` and `demo` need is imported there: the others answer twice as soon without.
 if TYPE_CHECKING:
+    from trackproxy.commands.check import Checked
     from trackproxy.settings import Settings
     from trackproxy.supervisor import Start
 
 app = typer.Typer(
     name="trackproxy",
+    cls=Grouped,
     help="Load balancer for clusters of list-manager nodes.",
     add_completion=False,
     no_args_is_help=True,
@@ -40,13 +42,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ConfigOption = Annotated[Path | None, typer.Option("-c", "--config", help="Settings, a TOML file.")]
-SocketOption = Annotated[
-    Path | None, typer.Option("--socket", help="Where trackproxy answers, if not in its state folder.")
-]
-NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="A node's name in the settings.")]
-
-ServiceOption = Annotated[str, typer.Option("--service", help="Only in this service.")]
+app.add_typer(program_commands.app)
+app.add_typer(node_commands.app)
 
 
 class Role(StrEnum):
@@ -56,15 +53,10 @@ class Role(StrEnum):
     WRITE = "write"
 
 
-class StickyClients(StrEnum):
-    """What becomes of clients that belong to a node on its way out."""
-
-    KEEP = "keep"
-    MOVE = "move"
-
-
 def main() -> None:
     """Run the command that the arguments name; never returns."""
+    if VARIABLE in os.environ:
+        register()
     app(prog_name="trackproxy")
 
 
@@ -89,7 +81,7 @@ def _common(
     """Load balancer for clusters of list-manager nodes."""
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE, epilog="Example: trackproxy serve -c cluster.toml")
 def serve(
     config: ConfigOption = None,
     listen: Annotated[list[str] | None, typer.Option(help="Where clients connect; repeatable.")] = None,
@@ -129,7 +121,7 @@ def serve(
     raise typer.Exit(_serve(start, trial=trial))
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE, epilog="Example: trackproxy check -c cluster.toml")
 def check(
     config: ConfigOption = None,
     explain_all: Annotated[
@@ -139,8 +131,10 @@ def check(
         str | None, typer.Option(help="Show which route, policy and nodes a request for URL gets.")
     ] = None,
     method: Annotated[str, typer.Option(help="The method of that request.")] = "GET",
+    as_json: JsonOption = False,
 ) -> None:
-    """Check a settings file as serve would, without opening a listener."""
+    """Check a settings file as serve would; no port is opened."""
+    from trackproxy.commands.check import check as checked_file
     from trackproxy.explain import explain
     from trackproxy.settings import Settings
 
@@ -149,37 +143,39 @@ def check(
         raise typer.Exit
     if config is None:
         raise typer.BadParameter("give -c FILE to check, or --explain")
-    settings = _load(config)
-    if url is not None:
-        _show_way(settings, url, method)
+    checked = checked_file(config)
+    if checked.settings is not None and url is not None:
+        _show_way(checked.settings, url, method, as_json)
         return
-    problems = _certificate_problems(settings)
-    counts = f"{_count(len(settings.services), 'service')}, {_count(len(settings.nodes), 'node')}"
-    typer.echo(f"{config}: {'served, but for these' if problems else 'ok'} ({counts})")
-    if problems:
-        _show_problems(problems)
-        raise typer.Exit(1)
+    if as_json:
+        typer.echo(json.dumps(checked.tree(config), indent=2))
+    else:
+        _show_checked(config, checked)
+    raise typer.Exit(1 if checked.problems else 0)
 
 
-def _certificate_problems(settings: Settings) -> list[str]:
-    """Return what is wrong with single certificates of folders; warn of those that have expired."""
-    problems: list[str] = []
-    for name, service in settings.services.items():
-        if service.protocol == "http":
-            findings = service.tls.findings()
-            problems += [f"services.{name}.tls: {text}" for text in findings.problems]
-            for text in findings.warnings:
-                typer.echo(f"services.{name}.tls: warning: {text}", err=True)
-    return problems
+def _show_checked(config: Path, checked: Checked) -> None:
+    if checked.warnings:
+        typer.echo("\n".join(checked.warnings), err=True)
+    if (settings := checked.settings) is not None:
+        counts = f"{in_number(len(settings.services), 'service')}, {in_number(len(settings.nodes), 'node')}"
+        typer.echo(f"{config}: {'served, but for these' if checked.problems else 'ok'} ({counts})")
+    if checked.problems:
+        _show_problems(checked.problems)
 
 
-def _show_way(settings: Settings, url: str, method: str) -> None:
-    from trackproxy.commands.which import which
+def _show_way(settings: Settings, url: str, method: str, as_json: bool) -> None:
+    from trackproxy.commands.which import tree, way, which
 
     try:
-        typer.echo("\n".join(which(settings, url, method)))
+        shown = (
+            json.dumps(tree(way(settings, url, method)), indent=2)
+            if as_json
+            else "\n".join(which(settings, url, method))
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    typer.echo(shown)
 
 
 def _demo_place(place: str) -> str:
@@ -196,7 +192,7 @@ def _demo_place_or_none(place: str) -> str:
     return place and _demo_place(place)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE, epilog="Example: trackproxy demo")
 def demo(
     listen: Annotated[
         str, typer.Option(callback=_demo_place, help="Where to serve web pages and tracking.")
@@ -224,108 +220,7 @@ def demo(
     raise typer.Exit(code)
 
 
-@app.command()
-def reload(config: ConfigOption = None, socket: SocketOption = None) -> None:
-    """Have a running trackproxy read its settings again; if they are wrong, it goes on with the old ones."""
-    with _asking(config, socket) as client:
-        typer.echo(client.reload())
-
-
-@app.command()
-def nodes(
-    config: ConfigOption = None,
-    socket: SocketOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything that is known, as JSON.")] = False,
-) -> None:
-    """Show the nodes of a running trackproxy."""
-    with _asking(config, socket) as client:
-        known = client.nodes()
-    typer.echo(json.dumps(known, indent=2) if as_json else "\n".join(table(known["nodes"])))
-
-
-@app.command()
-def drain(
-    node: NodeArgument,
-    timeout: Annotated[str, typer.Option(help="Until what is left is ended.")] = "30s",
-    sticky: Annotated[
-        StickyClients, typer.Option(help="Whether clients that belong to the node stay until then.")
-    ] = StickyClients.KEEP,
-    waiting: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the node is empty.")] = True,
-    config: ConfigOption = None,
-    socket: SocketOption = None,
-) -> None:
-    """Send no new clients to a node, and disable it once nothing is open there."""
-    with _asking(config, socket) as client:
-        begun = client.drain(node, timeout, sticky)
-        code = wait(client, begun, Show(sys.stdout)) if waiting else 0
-    raise typer.Exit(code)
-
-
-@app.command()
-def disable(node: NodeArgument, config: ConfigOption = None, socket: SocketOption = None) -> None:
-    """Send nothing to a node any more, and probe it no more; what is open there goes on."""
-    with _asking(config, socket) as client:
-        typer.echo("\n".join(table([client.disable(node)])))
-
-
-@app.command()
-def ready(node: NodeArgument, config: ConfigOption = None, socket: SocketOption = None) -> None:
-    """Let a node take part again."""
-    with _asking(config, socket) as client:
-        typer.echo("\n".join(table([client.ready(node)])))
-
-
-@app.command()
-def weight(
-    node: NodeArgument,
-    share: Annotated[str, typer.Argument(metavar="N|config", help="0 is none; config: as the file says.")],
-    service: ServiceOption = "",
-    config: ConfigOption = None,
-    socket: SocketOption = None,
-) -> None:
-    """Change a node's share of traffic at run time; it outlives a restart, until the file changes it."""
-    _change(_asking(config, socket), node, service, {"weight": _number(share)})
-
-
-@app.command()
-def limit(
-    node: NodeArgument,
-    most: Annotated[str, typer.Argument(metavar="N|config", help="0 is none; config: as the file says.")],
-    service: ServiceOption = "",
-    config: ConfigOption = None,
-    socket: SocketOption = None,
-) -> None:
-    """Change how many requests or sessions a node may have at once (max_connections), as weight does."""
-    _change(_asking(config, socket), node, service, {"max_connections": _number(most)})
-
-
-@app.command()
-def add(
-    node: NodeArgument,
-    address: Annotated[str, typer.Argument(metavar="ADDRESS", help='Such as "10.0.0.7" or "[::1]:80".')],
-    weight: Annotated[int | None, typer.Option(help="Its share of traffic.")] = None,
-    service: Annotated[
-        list[str] | None, typer.Option(help="One that names its nodes and is to have it too; repeatable.")
-    ] = None,
-    config: ConfigOption = None,
-    socket: SocketOption = None,
-) -> None:
-    """Add a node at run time, to all services that name no nodes; it outlives a restart."""
-    services: dict[str, dict[str, object]] = {name: {} for name in service or ()}
-    wanted = {"name": node, "address": address, "weight": weight, "services": services}
-    with _asking(config, socket) as client:
-        added = client.add(wanted)
-        typer.echo("\n".join(table([added])))
-
-
-@app.command()
-def remove(node: NodeArgument, config: ConfigOption = None, socket: SocketOption = None) -> None:
-    """Remove a node that was added at run time; what is open there goes on."""
-    with _asking(config, socket) as client:
-        typer.echo(client.remove(node))
-
-
-@app.command()
+@app.command(rich_help_panel=SERVE, epilog="Example: trackproxy token alice --role write")
 def token(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Who it is for, in the log of changes.")],
     role: Annotated[Role, typer.Option(help="write may change things, too.")] = Role.READ,
@@ -340,36 +235,13 @@ def token(
         raise typer.BadParameter(str(error)) from error
 
 
-def _number(text: str) -> int | None:
-    """Return what a value is to be; None is what the configuration says."""
-    if text == "config":
-        return None
-    if not re.fullmatch("[0-9]{1,9}", text):
-        raise typer.BadParameter(f'give a whole number, or "config", not "{text}"')
-    return int(text)
+@app.command(rich_help_panel=SHELL, epilog='Example: eval "$(trackproxy completion bash)"')
+def completion(shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish")]) -> None:
+    """Print what makes a shell complete commands and names.
 
-
-def _change(
-    asking: AbstractContextManager[Client], node: str, service: str, values: dict[str, int | None]
-) -> None:
-    with asking as client:
-        typer.echo("\n".join(table([client.change(node, values, service)])))
-
-
-@contextmanager
-def _asking(config: Path | None, socket: Path | None) -> Iterator[Client]:
-    """Yield what asks the running trackproxy that is meant; what it refuses is shown as `check` shows it."""
-    try:
-        yield Client(socket or find_socket(config))
-    except (ConfigError, Refused) as error:
-        if error.problems:
-            _show_problems(error.problems)
-        else:
-            typer.echo(f"trackproxy: {error}", err=True)
-        raise typer.Exit(1) from error
-    except Unreachable as error:
-        typer.echo(f"trackproxy: {error}", err=True)
-        raise typer.Exit(1) from error
+    Names of nodes and services are those of the running trackproxy.
+    """
+    typer.echo(script(shell))
 
 
 def _own_name() -> str:
@@ -401,7 +273,7 @@ def _load(config: Path | None, overrides: dict[str, Any] | None = None) -> Setti
 
 
 def _show_problems(problems: list[str]) -> None:
-    typer.echo("\n".join([*problems, _count(len(problems), "problem")]), err=True)
+    typer.echo(problem_lines(problems), err=True)
 
 
 def _serve(start: Start, *, trial: int = 0) -> int:
@@ -412,7 +284,3 @@ def _serve(start: Start, *, trial: int = 0) -> int:
     except (ListenError, StartFailed) as error:
         typer.echo(f"trackproxy: {error}", err=True)
         return 1
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -76,7 +76,8 @@ class Stage:
         self.admin = f"127.0.0.1:{admin}"
         self.url = f"http://{self.admin}/"
         self.file = folder / "t.toml"
-        self.client = Client(folder / "state" / "control.sock")
+        self.socket = folder / "state" / "control.sock"
+        self.client = Client(self.socket)
         self._log = folder / "log"
         self._process: subprocess.Popen[str] | None = None
         lines = [f'state_dir = "{folder}/state"', "workers = 1", 'grace = "1s"', "[nodes]"]
@@ -98,7 +99,7 @@ class Stage:
                 text=True,
                 start_new_session=True,
             )
-        await_fact(lambda: status(self.client.path, "/readyz") == 200)
+        await_fact(lambda: status(self.socket, "/readyz") == 200)
 
     def kill(self) -> None:
         """End it and its workers at once."""

@@ -50,7 +50,8 @@ class Stage:
         self._log_file = folder / "log"
         self.port, *self._ports = fixed_ports(8)
         self.nodes: list[Node] = []
-        self.client = Client(folder / "state" / "control.sock")
+        self.socket = folder / "state" / "control.sock"
+        self.client = Client(self.socket)
         self.process: subprocess.Popen[bytes] | None = None
         self._kept: list[asyncio.StreamWriter] = []
 

@@ -66,7 +66,7 @@ class Followed:
 async def following(stage: Stage, **query: str) -> AsyncIterator[Followed]:
     """The events from now on, or as QUERY says."""
     followed = Followed()
-    reading = asyncio.create_task(followed.read(stage.client.path, query))
+    reading = asyncio.create_task(followed.read(stage.socket, query))
     try:
         async with asyncio.timeout(DEADLINE_S):
             await followed.open.wait()
@@ -85,7 +85,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 async def start(stage: Stage, **settings: Any) -> None:
     """Start, and wait until it takes orders."""
     await stage.start(**settings)
-    await until(lambda: status(stage.client.path, "/readyz") == 200)
+    await until(lambda: status(stage.socket, "/readyz") == 200)
 
 
 def lines(stage: Stage) -> list[Event]:
@@ -231,7 +231,7 @@ async def test_numbers_go_on_over_an_upgrade_which_is_told(stage: Stage) -> None
         stage.process.send_signal(signal.SIGUSR2)
         await before.comes(kind="upgrade", state="begun", who="signal")
         await until(lambda: before.over)
-    await until(lambda: status(stage.client.path, "/readyz") == 200)
+    await until(lambda: status(stage.socket, "/readyz") == 200)
     async with following(stage, last="1000") as after:
         done = await after.comes(kind="upgrade", state="done")
     assert done["generation"] == 2
@@ -269,7 +269,7 @@ async def test_what_a_node_says_makes_no_line_of_its_own(stage: Stage, form: str
         stage.file.write_text(stage.file.read_text() + text)
         stage.launch()
         await stage.expect("serving on")
-        await until(lambda: status(stage.client.path, "/readyz") == 200)
+        await until(lambda: status(stage.socket, "/readyz") == 200)
         async with following(stage, last="1000") as followed:
             down = await followed.comes(kind="health", service="mail", state="down")
             assert "554" in down["reason"]

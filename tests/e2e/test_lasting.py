@@ -33,7 +33,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 
 async def ready(stage: Stage) -> None:
     """Wait until it takes orders."""
-    await until(lambda: status(stage.client.path, "/readyz") == 200)
+    await until(lambda: status(stage.socket, "/readyz") == 200)
 
 
 async def again(stage: Stage, how: signal.Signals) -> None:

@@ -75,7 +75,8 @@ class Stage:
         self.file = folder / "t.toml"
         self.log_file = folder / "log"
         (self.port,) = fixed_ports(1)
-        self.client = Client(folder / "state" / "control.sock")
+        self.socket = folder / "state" / "control.sock"
+        self.client = Client(self.socket)
         self.node = Node()
         serving = threading.Thread(target=self.node.server.serve_forever)
         serving.start()
@@ -405,7 +406,7 @@ def test_a_reload_that_is_asked_for_during_the_start_comes_after_it(stage: Stage
         text = stage.file.read_text().replace(stage.node.address, f"127.0.0.1:{silent.getsockname()[1]}")
         stage.file.write_text(text + 'probe = { timeout = "1s" }\n')  # so the start takes a second
         stage.start()
-        await_fact(stage.client.path.exists)
+        await_fact(stage.socket.exists)
         stage.write()
         stage.tell(signal.SIGHUP, "reloaded: generation 2 serves")
     assert stage.get() == b"/x"

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from trackproxy.commands.client import Client, Unreachable
-from trackproxy.commands.drain import End, Show, in_words, wait
+from trackproxy.commands.drain import End, Waiting, in_words
 from trackproxy.commands.place import find_socket
+from trackproxy.commands.progress import Show
 from trackproxy.commands.table import table
 from trackproxy.errors import ConfigError
 
@@ -177,23 +178,66 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["empty", "deadline", "otherwise", "unknown to an upgraded program"],
 )
 def test_waiting_ends_as_the_drain_does(last: dict[str, Any], end: End) -> None:
-    assert wait(Scripted(drain(None, 1.0), last), drain(None, 2.0), Show(io.StringIO())) is end
+    waiting = Waiting(Scripted(drain(None, 1.0), last), drain(None, 2.0), Show(io.StringIO()))
+    assert waiting.wait() is end
+    assert waiting.node is last
 
 
 def test_a_drain_that_never_ends_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trackproxy.commands.drain.LATE_S", 0.0)
     never = (drain(None, 0.0) for _ in range(1_000_000))
-    assert wait(Scripted(*[next(never) for _ in range(1000)]), next(never), Show(io.StringIO())) == 1
+    scripted = Scripted(*[next(never) for _ in range(1000)])
+    assert Waiting(scripted, next(never), Show(io.StringIO())).wait() is End.OTHERWISE
 
 
-def test_a_terminal_shows_one_line_that_is_rewritten() -> None:
+def left(requests: int, sessions: int = 0) -> dict[str, int]:
+    return {"requests": requests, "tunnels": 0, "sessions": sessions, "idle": 0}
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal without colours."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_terminal_shows_one_line_that_is_rewritten_with_what_part_is_over() -> None:
     out = Terminal()
-    wait(Scripted(drain(None, 1.0), drain("empty")), drain(None, 2.0), Show(out))
+    steps = [drain(None, 1.0, left=left(1)), drain("empty")]
+    Waiting(Scripted(*steps), drain(None, 2.0, left=left(3, 1)), Show(out, width=lambda: 80)).wait()
     assert out.getvalue() == (
-        "\rnode1: 3 requests left, 2 s to go\x1b[K"
-        "\rnode1: 3 requests left, 1 s to go\x1b[K"
+        f"\r{'-' * 24} node1: 3 requests, 1 session left, 2 s to go\x1b[K"
+        f"\r{'#' * 18}{'-' * 6} node1: 1 request left, 1 s to go\x1b[K"
         "\rnode1 is empty, and disabled now\x1b[K\n"
     )
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [(20, "#####----- 123 left"), (14, "123 left"), (5, "123 ")],
+    ids=["less bar", "no bar", "less text"],
+)
+def test_a_narrow_terminal_is_never_left_for_a_second_line(width: int, line: str) -> None:
+    out = Terminal()
+    Show(out, width=lambda: width).progress("123 left", 0.5)
+    assert out.getvalue() == f"\r{line}\x1b[K"
+
+
+def test_a_bar_has_colour_unless_that_is_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    out = Terminal()
+    Show(out, width=lambda: 80).progress("left", 1.0)
+    assert out.getvalue() == f"\r\x1b[32m{'#' * 24}\x1b[39m left\x1b[K"
+
+
+def test_a_terminal_that_cannot_go_back_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    out = Terminal()
+    Show(out).progress("left", 1.0)
+    assert out.getvalue() == "left\n"
 
 
 def test_elsewhere_there_is_a_line_at_most_each_second() -> None:

@@ -1,16 +1,17 @@
-"""Waiting for the end of a drain, and showing what is left until then."""
+"""Waiting for the end of a drain, and showing what is left until then, and for how long."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any, TextIO
+from typing import Any
 
 from trackproxy.commands.client import Client
+from trackproxy.commands.progress import Show
 
 LOOK_S = 0.25
-LINE_S = 1.0  # from one line to the next where lines are not rewritten
+KINDS = {"requests": "request", "tunnels": "tunnel", "sessions": "session"}
 LATE_S = 10.0  # after its deadline; a drain that has not ended by then never will
 
 
@@ -23,53 +24,42 @@ class End(IntEnum):
     INTERRUPTED = 130  # as shells say it of Ctrl-C
 
 
-class Show:
-    """Writes what is left: one line rewritten on a terminal, else a line each second."""
+class Waiting:
+    """Waits for the end of a drain. node: as it was seen last, by the admin API."""
 
-    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._out = out
-        self._clock = clock
-        self._terminal = out.isatty()
-        self._next = clock()
+    def __init__(self, client: Client, node: dict[str, Any], show: Show) -> None:
+        """NODE: whose drain has begun."""
+        self.node = node
+        self._client = client
+        self._show = show
+        self._most = 0  # open at once since the drain began
 
-    def progress(self, text: str) -> None:
-        """Show TEXT for now."""
-        if self._terminal:
-            self._write(f"\r{text}\x1b[K")
-        elif self._clock() >= self._next:
-            self._next = self._clock() + LINE_S
-            self._write(text + "\n")
+    def wait(self) -> End:
+        """Wait until the drain is over; raises Unreachable or Refused."""
+        try:
+            self._wait()
+        except KeyboardInterrupt:
+            self._show.end(f"not waiting any more; the drain of {self.node['name']} goes on")
+            return End.INTERRUPTED
+        return _end(self.node, self._show)
 
-    def end(self, text: str) -> None:
-        """Show TEXT for good."""
-        self._write((f"\r{text}\x1b[K" if self._terminal else text) + "\n")
+    def _wait(self) -> None:
+        on_time = time.monotonic()
+        while _is_under_way(self.node):
+            seconds = self.node["drain"]["seconds_left"]
+            on_time = time.monotonic() if seconds else on_time
+            if time.monotonic() - on_time > LATE_S:
+                break
+            text = f"{self.node['name']}: {in_words(self.node['left'])} left, {seconds:.0f} s to go"
+            self._show.progress(text, self._done())
+            time.sleep(LOOK_S)  # the API tells when asked
+            self.node = self._client.node(self.node["name"])
 
-    def _write(self, text: str) -> None:
-        self._out.write(text)
-        self._out.flush()
-
-
-def wait(client: Client, node: dict[str, Any], show: Show) -> End:
-    """Wait until the drain of NODE, which has begun, is over; raises Unreachable or Refused."""
-    name = node["name"]
-    try:
-        return _wait(client, node, show)
-    except KeyboardInterrupt:
-        show.end(f"not waiting any more; the drain of {name} goes on")
-        return End.INTERRUPTED
-
-
-def _wait(client: Client, node: dict[str, Any], show: Show) -> End:
-    on_time = time.monotonic()
-    while _is_under_way(node):
-        seconds = node["drain"]["seconds_left"]
-        on_time = time.monotonic() if seconds else on_time
-        if time.monotonic() - on_time > LATE_S:
-            break
-        show.progress(f"{node['name']}: {in_words(node['left'])} left, {seconds:.0f} s to go")
-        time.sleep(LOOK_S)  # the API tells when asked
-        node = client.node(node["name"])
-    return _end(node, show)
+    def _done(self) -> float:
+        """Return which part of what was open is over."""
+        left = sum(self.node["left"][kind] for kind in KINDS)
+        self._most = max(self._most, left)
+        return 1 - left / self._most if self._most else 1.0
 
 
 def _is_under_way(node: dict[str, Any]) -> bool:
@@ -90,6 +80,6 @@ def _end(node: dict[str, Any], show: Show) -> End:
 
 def in_words(left: Mapping[str, int]) -> str:
     """Return how much is open: "1 request, 2 tunnels", "3 sessions"; what there is none of is left out."""
-    counts = {"request": left["requests"], "tunnel": left["tunnels"], "session": left["sessions"]}
+    counts = {thing: left[kind] for kind, thing in KINDS.items()}
     some = [f"{count} {thing}{'s' * (count != 1)}" for thing, count in counts.items() if count]
     return ", ".join(some) or "nothing"

@@ -6,8 +6,10 @@ A value that is not the configuration's is marked with a star.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from typing import Any
+
+from trackproxy.commands.aligned import aligned
+from trackproxy.commands.figures import moment
 
 HEAD = (
     "NODE",
@@ -28,19 +30,12 @@ ERRORS = ("connect_failures", "lost", "silent", "malformed", "status_5xx")
 def table(nodes: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Yield the lines of a table of NODES, as the admin API describes them."""
     nodes = list(nodes)
-    rows = [HEAD, *(row for node in nodes for row in _rows(node))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column in NUMBERS else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
+    yield from aligned([HEAD, *(row for node in nodes for row in _rows(node))], NUMBERS)
     yield from (f"* changed at run time: {change}" for node in nodes for change in _changes(node))
 
 
 def _rows(node: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    name, state = node["name"] + _star(node, "address"), _state(node)
+    name, state = node["name"] + star(node, "address"), state_of(node)
     for service, endpoint in node["services"].items():
         totals = endpoint["totals"]
         yield (
@@ -49,23 +44,25 @@ def _rows(node: dict[str, Any]) -> Iterator[tuple[str, ...]]:
             service,
             endpoint["address"],
             endpoint["health"] + (", ejected" if endpoint["ejected"] else ""),
-            str(endpoint["weight"]) + _star(endpoint, "weight"),
+            str(endpoint["weight"]) + star(endpoint, "weight"),
             str(endpoint["gauges"]["active"]),
             str(totals["requests"]),
             str(sum(totals[kind] for kind in ERRORS)),
-            _probe(endpoint["probe"]),
+            probe_of(endpoint["probe"]),
         )
     if not node["services"]:
         yield (name, state, *["-"] * (len(HEAD) - 2))
 
 
-def _state(node: dict[str, Any]) -> str:
+def state_of(node: dict[str, Any]) -> str:
+    """Return a node's state, and how long its drain may last."""
     seconds = node["drain"] and node["drain"]["seconds_left"]
-    state = node["state"] + _star(node, "state")
+    state = node["state"] + star(node, "state")
     return state if seconds is None else f"{state}, {seconds:.0f} s left"
 
 
-def _star(described: dict[str, Any], key: str) -> str:
+def star(described: dict[str, Any], key: str) -> str:
+    """Return the mark of a value that is not the configuration's, of a node or an endpoint."""
     return "*" if key in _changed(described) else ""
 
 
@@ -87,13 +84,14 @@ def _changes(node: dict[str, Any]) -> Iterator[str]:
 
 
 def _change(key: str, one: dict[str, Any]) -> str:
-    when = datetime.fromtimestamp(one["changed_at"]).isoformat(" ", "seconds")
+    when = moment(one["changed_at"])
     if key == "address":
         return f"added, {one['value']}, by {one['changed_by']}, {when}"
     return f"{key} from {one['configured']} to {one['value']}, by {one['changed_by']}, {when}"
 
 
-def _probe(probe: dict[str, Any] | None) -> str:
+def probe_of(probe: dict[str, Any] | None) -> str:
+    """Return what the last probe came to."""
     if probe is None:
         return "-"
     return f"{'passed' if probe['passed'] else 'failed'}: {probe['reason']}"

@@ -6,7 +6,7 @@ trackproxy: nodes are those of the file, up or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import quote, urlsplit
@@ -37,6 +37,22 @@ class _Target:
 
 def which(settings: Settings, url: str, method: str) -> list[str]:
     """Return the lines that say what becomes of a request; raises ValueError, with a sentence, for no URL."""
+    rows = way(settings, url, method)
+    width = max(len(label) for label, _ in rows)
+    return [f"{label:<{width}}  {text}" for label, text in rows]
+
+
+def tree(rows: Iterable[Row]) -> dict[str, list[str]]:
+    """Return rows as JSON has them: what is said under each label."""
+    said: dict[str, list[str]] = {}
+    for label, text in rows:
+        name = label or next(reversed(said))
+        said.setdefault(name, []).append(text)
+    return said
+
+
+def way(settings: Settings, url: str, method: str) -> list[Row]:
+    """Return what becomes of a request, row by row; one without a label belongs to the row above."""
     target = _target(url)
     method = method.upper()
     name, how = _service_for(settings, target)
@@ -48,8 +64,7 @@ def which(settings: Settings, url: str, method: str) -> list[str]:
     rows += _rules(service, route, target, method)
     seen = service.as_seen_by(route) if route else service
     rows += _nodes(endpoints_of(settings, seen))
-    width = max(len(label) for label, _ in rows)
-    return [f"{label:<{width}}  {text}" for label, text in rows]
+    return rows
 
 
 # --- what is asked for ---
