@@ -64,14 +64,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--tcp", action="store_true", help="raw bytes: bulk, chat, short sessions, memory of idle ones")
     add("--sticky", action="store_true", help="requests with trackproxy's cookie beside stickiness off")
     add("--routes", action="store_true", help="500 routes beside 5 and none")
+    add("--access-log", action="store_true", help="an access log as JSON and as Combined beside none")
     add("--tls", action="store_true", help="TLS: requests, handshakes, memory of idle connections")
     add("--certificates", action="store_true", help="a folder of 5,000 certificates: time, memory")
     add("--metrics", action="store_true", help="a scrape of 50 nodes in 5 services")
     add(
         "--all",
         action="store_true",
-        help="rounds, soak, bodies, idle, probing, tcp, sticky, routes, tls, certificates and metrics;"
-        " alone, each flag measures only its own",
+        help="rounds, soak, bodies, idle, probing, tcp, sticky, routes, access log, tls, certificates and"
+        " metrics; alone, each flag measures only its own",
     )
     add("--markdown", action="store_true", help="print tables as Markdown")
     add("--json", type=Path, default=Path("bench.json"), metavar="FILE", help="default: ./bench.json")

@@ -19,7 +19,7 @@ from trackproxy.route_sections import (
     Sticky,
     merged,
 )
-from trackproxy.sections import EndpointSettings, Section, Service
+from trackproxy.sections import AccessLog, EndpointSettings, Section, Service
 from trackproxy.tls_sections import Tls, UpstreamTls
 from trackproxy.units import (
     Address,
@@ -135,6 +135,7 @@ class HttpService(Service):
     tls: Tls = Field(default=Tls(), description="TLS towards clients.")
     upstream_tls: UpstreamTls = Field(default=UpstreamTls(), description="TLS towards nodes.")
     per_client: ClientQuota = Field(default=ClientQuota(), description="What one client may have.")
+    access_log: AccessLog = Field(default=AccessLog(), description="One line for each request.")
     agents: Agents = Field(default=Agents(), description="Tags for scanners and prefetchers.")
     routes: list[Route] = Field(default=[], description="Traffic classes; the first that matches counts.")
     nodes: dict[Name, EndpointSettings] = Field(
@@ -200,7 +201,7 @@ class HttpService(Service):
             yield ("accept_proxy_protocol",), 'needs trusted_proxies, such as ["10.0.0.0/8"]'
         if self.preset and self.preset not in PRESETS:
             yield ("preset",), _unknown_preset(self.preset)
-        for section in ("tls", "upstream_tls", "sticky", "per_client", "agents"):
+        for section in ("tls", "upstream_tls", "sticky", "per_client", "agents", "access_log"):
             for keys, text in getattr(self, section).contradictions():
                 yield (section, *keys), text
         yield from self._route_problems()

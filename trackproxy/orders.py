@@ -4,9 +4,9 @@ A process may wait for its order, so that a worker that dies is replaced by one 
 the order come the descriptors of its sockets and of the board (SCM_RIGHTS).
 
 Lines are all that has to stay the same between a program and the one that replaces it in place, so that each
-understands the other's workers. Down: `retire S`, `stop S` (seconds), `end`. Up: `ready`, `closed` (takes no
-connections any more), `suspect N` (endpoint N of its board needs a probe now), `event {…}` (see `telling`; as
-JSON). Either side passes over what it does not understand.
+understands the other's workers. Down: `retire S`, `stop S` (seconds), `end`, `reopen` (access logs). Up:
+`ready`, `closed` (takes no connections any more), `suspect N` (endpoint N of its board needs a probe now),
+`event {…}` (see `telling`; as JSON). Either side passes over what it does not understand.
 """
 
 from __future__ import annotations

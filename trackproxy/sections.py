@@ -6,10 +6,13 @@ See `settings` for the whole, `http_sections` and `session_sections` for what di
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from trackproxy.access.names import REQUEST_FIELDS, SESSION_FIELDS
+from trackproxy.explain import KeyPath, unknown_key
 from trackproxy.units import (
     Count,
     Duration,
@@ -18,6 +21,8 @@ from trackproxy.units import (
     NodeAddress,
     Pause,
     Port,
+    PositiveSize,
+    Share,
     Weight,
     quoted,
     whole,
@@ -92,6 +97,69 @@ class ProbeTimes(Section):
         default=2, description="Good probes in a row that bring it up."
     )
     fall: Annotated[int, whole(1, 100)] = Field(default=3, description="Bad ones that take it down.")
+
+
+def _log_path(text: str) -> str:
+    if text not in ("", "-") and not text.startswith("/"):
+        raise ValueError(f'must be an absolute path, or "-" for standard output, not {quoted(text)}')
+    if "\0" in text:
+        raise ValueError("must be a path without NUL")
+    return text
+
+
+class AnyAccessLog(Section):
+    """One line for each of what clients do; off unless there is a path."""
+
+    known: ClassVar[Sequence[str]] = REQUEST_FIELDS
+
+    path: Annotated[str, AfterValidator(_log_path)] = Field(
+        default="", description='File that lines are appended to; "-" is standard output, empty is no log.'
+    )
+    format: Literal["json", "combined", "fields"] = Field(
+        default="json", description="JSON objects, Apache's Combined, or chosen fields with spaces between."
+    )
+    fields: list[str] = Field(
+        default=[], description="What a line has, in this order; empty is all, for json."
+    )
+    sample: Share = Field(
+        default=1, description="Share of requests that get a line; what fails always gets one."
+    )
+    max_pending: PositiveSize = Field(
+        default=4 << 20, description="What may wait in one process for a slow disk; more is dropped."
+    )
+
+    def contradictions(self) -> Iterator[tuple[KeyPath, str]]:
+        """Yield keys whose values are right alone and wrong together, and why; looks at the file."""
+        for index, name in enumerate(self.fields):
+            if name not in self.known:
+                yield ("fields", index), unknown_key((name,), self.known, "field").text
+        if self.format == "fields" and not self.fields:
+            yield ("fields",), 'is required with format = "fields", such as ["time", "client", "status"]'
+        if self.format == "combined" and self.fields:
+            yield ("fields",), 'means nothing with format = "combined"'
+        from trackproxy.access.writer import unusable  # for the few who check
+
+        if problem := unusable(self.path):
+            yield ("path",), problem
+
+
+class AccessLog(AnyAccessLog):
+    """One line for each request; off unless there is a path."""
+
+    query: bool = Field(default=True, description="Log the queries of URLs; they may hold what is private.")
+
+
+class SessionAccessLog(AnyAccessLog):
+    """One line for each session; off unless there is a path."""
+
+    known: ClassVar[Sequence[str]] = SESSION_FIELDS
+
+    format: Literal["json", "fields"] = Field(
+        default="json", description="JSON objects, or chosen fields with spaces between."
+    )
+    sample: Share = Field(
+        default=1, description="Share of sessions that get a line; what fails always gets one."
+    )
 
 
 class Service(Section):

@@ -9,7 +9,15 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from trackproxy.dialects import DIALECTS, Dialect
-from trackproxy.sections import EndpointSettings, ProbeTimes, Section, Service, host_name
+from trackproxy.explain import KeyPath
+from trackproxy.sections import (
+    EndpointSettings,
+    ProbeTimes,
+    Section,
+    Service,
+    SessionAccessLog,
+    host_name,
+)
 from trackproxy.units import Address, Count, Duration, FilePath, Name, Network
 
 ProxyProtocol = Literal["off", "v1", "v2"]
@@ -104,6 +112,7 @@ class SessionService(Service):
     per_client: PerClient = Field(default=PerClient(), description="What one client may have.")
     probe: SessionProbe = Field(default=SessionProbe(), description="How endpoints are checked.")
     timeouts: SessionTimeouts = Field(default=SessionTimeouts(), description="How long each wait may last.")
+    access_log: SessionAccessLog = Field(default=SessionAccessLog(), description="One line for each session.")
     nodes: dict[Name, SessionEndpointSettings] = Field(
         default={}, description="The nodes of this service, and what it changes about them; empty is all."
     )
@@ -134,9 +143,10 @@ class SessionService(Service):
         """Where clients connect."""
         return self.listen
 
-    def contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+    def contradictions(self) -> Iterator[tuple[KeyPath, str]]:
         """Yield keys whose values are right alone and wrong together, and why."""
         yield from (((key,), text) for key, text in self._contradictions())
+        yield from ((("access_log", *keys), text) for keys, text in self.access_log.contradictions())
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
         if self.accept_proxy_protocol and not self.trusted_proxies:

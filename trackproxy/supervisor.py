@@ -276,13 +276,21 @@ class Supervisor:
             self.drains.begin(*drain, resumed=True)
 
     def heed_signals(self) -> None:
-        """Stop at SIGTERM or SIGINT, at once at the second; reload at SIGHUP; upgrade at SIGUSR2."""
+        """Stop at SIGTERM or SIGINT, at once at the second; reload at SIGHUP; upgrade at SIGUSR2.
+
+        At SIGUSR1 access logs are opened anew: they have been moved away.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._heard_stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._tasks.spawn(self.reload(SIGNAL), "reload"))
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
         loop.add_signal_handler(signal.SIGUSR2, lambda: self._tasks.spawn(self.upgrade(SIGNAL), "upgrade"))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_SUPERVISOR)  # blocked by an upgrade
+
+    def _reopen_logs(self) -> None:
+        self.generations.reopen_logs()
+        log.info("access logs: opened anew")
 
     def _heard_stop(self) -> None:
         audit(SIGNAL, "stop at once" if self.stopped.is_set() else "stop")

@@ -87,6 +87,7 @@ def listener_context(
     return context
 
 
+ASKED_NAME = "asked_name"  # attribute of a connection: what SNI says, for the access log
 Chooser = Callable[[ssl.SSLObject, "str | None", ssl.SSLContext], "int | None"]
 
 
@@ -96,6 +97,8 @@ def _chooser(certificates: Certificates, rules: Rules) -> Chooser:
 
     def choose(connection: ssl.SSLObject, name: str | None, _first: ssl.SSLContext) -> int | None:
         nonlocal said
+        if name is not None:
+            setattr(connection, ASKED_NAME, name)
         try:
             connection.context = certificates.find(name, rules)
         except Exception as error:  # noqa: BLE001 - OpenSSL is above: it would only print it
@@ -108,6 +111,14 @@ def _chooser(certificates: Certificates, rules: Rules) -> Chooser:
         return None
 
     return choose
+
+
+def told_of(connection: ssl.SSLObject) -> dict[str, str]:
+    """Return what an access log tells of a client's TLS."""
+    told = {"tls": connection.version() or "", "cipher": (connection.cipher() or ("",))[0]}
+    if name := getattr(connection, ASKED_NAME, ""):
+        told["sni"] = name
+    return told
 
 
 def check_ciphers(text: str) -> None:

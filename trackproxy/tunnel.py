@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from trackproxy.access.names import End
 from trackproxy.clock import Sweep
 from trackproxy.pool.endpoints import Endpoint
 
@@ -123,7 +124,10 @@ class TunnelEnd(asyncio.Protocol):
 
 
 class Tunnel:
-    """Both ends of one tunnel, and its deadline: silence on both sides. endpoint: whose node it leads to."""
+    """Both ends of one tunnel, and its deadline: silence on both sides. endpoint: whose node it leads to.
+
+    moved: bytes from the client, and from the node. end: how it ended, or would if nothing came between.
+    """
 
     endpoint: Endpoint
 
@@ -144,6 +148,8 @@ class Tunnel:
         self._on_end = on_end
         self._silence_s = waits.silence_s
         self._open = 2
+        self.moved = [0, 0]
+        self.end = End.OK
         self.client, self.node = (TunnelEnd(self, end) for end in ends)
         self.client.other, self.node.other = self.node, self.client
         if client_stalled:
@@ -154,6 +160,7 @@ class Tunnel:
     def close(self) -> None:
         """End in good order: what is on its way still arrives."""
         self._silence_s = self._waits.write_s
+        self._ends(End.TAKEN_OUT)
         self.touch()
         self.client.transport.close()
         self.node.transport.close()
@@ -164,16 +171,25 @@ class Tunnel:
 
     def passing(self, end: TunnelEnd, data: bytes) -> None:
         """DATA has come from END."""
+        self.moved[end is self.node] += len(data)
         self.touch()
 
     def retire(self, wait_s: float) -> None:
         """Tunnels go on; whoever drains has a deadline."""
 
     def abort(self) -> None:
+        self._ends(End.SHUTDOWN)
         self.client.transport.abort()
         self.node.transport.abort()
 
-    expire = abort
+    def expire(self) -> None:
+        """Nothing has come for too long."""
+        self._ends(End.IDLE)
+        self.abort()
+
+    def _ends(self, end: End) -> None:
+        """The first reason counts."""
+        self.end = end if self.end is End.OK else self.end
 
     def lost(self, end: TunnelEnd, failed: bool) -> None:
         """One end is gone; the other one still gets what is on its way, unless that was cut short."""
@@ -181,6 +197,7 @@ class Tunnel:
         if not self._open:
             self._on_end()
         elif failed:
+            self._ends(End.CLIENT_GONE if end is self.client else End.NODE_LOST)
             end.other.transport.abort()
         else:
             self.deadline = self._sweep.now + self._waits.write_s

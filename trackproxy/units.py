@@ -273,6 +273,13 @@ def quoted(value: object) -> str:
     return f'"{text}"' if isinstance(value, str) else text
 
 
+def parse_share(value: object) -> float | None:
+    """Return a number from 0 to 1; text is read too, since environment variables are nothing else."""
+    text = value if isinstance(value, str) else str(value) if not isinstance(value, bool) else ""
+    number = float(text) if re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,18})?(?:e-[0-9]{1,2})?", text) else None
+    return number if number is not None and number <= 1 else None
+
+
 def parse_workers(value: object) -> int | str | None:
     """Return "auto" or a number of processes."""
     number = parse_whole(value)
@@ -381,6 +388,9 @@ Span = Annotated[
         lambda value: quoted(format_duration(value)),
     ),
 ]  # seconds
+Share = Annotated[
+    float, Notation("a number from 0 to 1, such as 0.1", parse_share, lambda value: f"{value:g}")
+]
 Workers = Annotated[int | str, Notation('"auto" or a whole number from 0 to 256', parse_workers, quoted)]
 Statuses = Annotated[str, Notation('a status or a range of them, such as "200-399"', parse_statuses, quoted)]
 Size = Annotated[int, Notation(_SIZE_WORDS, parse_size, _show_size)]  # bytes

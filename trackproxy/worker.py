@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import count
 
+from trackproxy.access.writer import Writers
 from trackproxy.board import Board
 from trackproxy.clock import Sweep
 from trackproxy.http.means import Means
+from trackproxy.http.quick_access import make_access
 from trackproxy.http.service import Service
 from trackproxy.http_sections import HttpService
 from trackproxy.pool.admission import Admission
@@ -30,6 +32,7 @@ from trackproxy.served import Listening, Served
 from trackproxy.settings import AnyService, EndpointConfig, Settings, groups_of, routes_of, tls_name
 from trackproxy.sockets.poller import Poller
 from trackproxy.step import BEAT_S, IDLE_BEAT_S, Step
+from trackproxy.tcp.access import SessionAccess
 from trackproxy.tcp.forwarder import Forwarder
 from trackproxy.tcp.pipes import Pipes
 from trackproxy.tcp.relay import Tools
@@ -38,6 +41,7 @@ from trackproxy.telling import tell
 log = logging.getLogger(__name__)
 
 REST_S = 1.0  # after accepting has failed
+LAST_LINES_S = 2.0  # for a disk to take what is left of access logs
 
 # A request leaves few objects that only the collector frees; looking for them every 700 allocations, as
 # Python does by default, costs more than they hold.
@@ -104,6 +108,7 @@ class Worker:
         self._tools: Tools | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._opening: asyncio.Task[None] | None = None
+        self._last: asyncio.Task[None] | None = None  # once all else is over
         self._accept_from = 0.0
         self._idle = True  # no client since the last beat
         self._ending = False
@@ -119,6 +124,7 @@ class Worker:
         shortest_s = min(wait for service in services.values() for wait in _waits(service))
         self._sweep = Sweep(loop.time, shortest_s)
         self._files = Files()
+        self._logs = Writers(loop)
         self._board = self._board or Board.create(
             sum(len(group.endpoints) for name in services for group in groups_of(self._settings, name)),
             workers=1,
@@ -144,14 +150,20 @@ class Worker:
         assert board is not None
         groups = groups_of(self._settings, name)
         endpoints = {group.name: [self._seat(config) for config in group.endpoints] for group in groups}
+        wanted = settings.access_log
+        writer = self._logs.at(wanted.path, wanted.max_pending) if wanted.path else None
         if isinstance(settings, HttpService):
-            return Service(name, settings, endpoints, self._loop, self._sweep, self._means)
+            service = Service(name, settings, endpoints, self._loop, self._sweep, self._means)
+            service.access = make_access(name, settings.access_log, writer) if writer else None
+            return service
         if self._tools is None:
             self._tools = Tools(self._watch_sockets(), Pipes(), self._sweep)
             others = [board.clients(number) for number in range(board.workers) if number != self._number]
             self._admission = Admission(board.clients(self._number), others)
         configs = groups[0].endpoints
-        return Forwarder(name, settings, endpoints[""], configs, self._tools, self._admission)
+        forwarder = Forwarder(name, settings, endpoints[""], configs, self._tools, self._admission)
+        forwarder.access = SessionAccess(name, settings.access_log, writer) if writer else None
+        return forwarder
 
     def _watch_sockets(self) -> Poller:
         if self._poller is None:
@@ -230,7 +242,9 @@ class Worker:
         pause_s = IDLE_BEAT_S if self._idle else BEAT_S
         self._timers["beat"] = self._loop.call_later(pause_s, self._beat)
         self._step.beat(time.monotonic(), pause_s)
-        self._step.take(self._loop.time())
+        now = self._loop.time()
+        self._step.take(now)
+        self._logs.beat(now)
         self._watch_files()
 
     # --- the end ---
@@ -294,7 +308,18 @@ class Worker:
             self._poller = None
         self._means.stop()
         self._step.tell()
+        if not self._logs:
+            self.over.set()
+        elif self._last is None:
+            self._last = self._loop.create_task(self._end_logs(), name="end of access logs")
+
+    async def _end_logs(self) -> None:
+        await self._logs.close(LAST_LINES_S)
         self.over.set()
+
+    def reopen_logs(self) -> None:
+        """Access logs have been moved away: write to new files."""
+        self._logs.reopen()
 
     def end(self) -> None:
         """End at once whatever is open."""

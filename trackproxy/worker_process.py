@@ -121,6 +121,9 @@ def _obey_one(worker: Worker, words: list[bytes]) -> bool:
             worker.quit(float(grace_s))
         case [b"end"]:
             worker.end()
+        case [b"reopen"]:
+            worker.reopen_logs()
+            return False
         case _:
             return False
     return True

@@ -49,10 +49,12 @@ from benchlib.tls_peers import make_certificate, tls_peers
 from benchlib.usage import MIB
 from benchlib.variants import (
     FEW,
+    LOG_REQUIRED,
     NO_ROUTES,
     OFF,
     ROUTES_REQUIRED,
     STICKY_REQUIRED,
+    measure_access_log,
     measure_routes,
     measure_sticky,
     routes_name,
@@ -215,6 +217,19 @@ def routes(setting: Setting) -> list[Result]:
     return results
 
 
+def access_log(setting: Setting) -> list[Result]:
+    """One result for each profile of heads."""
+    results = []
+    for load in setting.loads():
+        found = measure_access_log(load, setting.arguments.rounds, setting.cores, setting.folder)
+        title = (
+            f"Access log, {setting.told(load)}; × is CPU per request relative to that row;"
+            f" required of json: at most {LOG_REQUIRED}"
+        )
+        results.append(_compared(title, found, {OFF: "off"}))
+    return results
+
+
 def tls(setting: Setting) -> list[Result]:
     """One result for each kind of load, then one for idle connections."""
     arguments = setting.arguments
@@ -261,6 +276,7 @@ MEASUREMENTS: dict[str, Callable[[Setting], list[Result]]] = {
     "tcp": tcp,
     "sticky": sticky,
     "routes": routes,
+    "access_log": access_log,
     "tls": tls,
     "certificates": certificates,
     "metrics": metrics,

@@ -29,6 +29,8 @@ COOKIES = 64  # asked for before each turn; those of one node and one second are
 
 NO_ROUTES, FEW, MANY = 0, 5, 500
 ROUTES_REQUIRED = f"{MANY} routes at most 1.05 × {FEW} routes"
+LOG_FORMATS = ("json", "combined")
+LOG_REQUIRED = f"1.15 × {OFF}"
 RULES = "timeouts = { response_head = 30 }"  # the same for all
 
 
@@ -64,6 +66,21 @@ def measure_routes(load: Load, rounds: int, cores: Cores, folder: Path) -> list[
         ]
         references = [routes_name(FEW), routes_name(NO_ROUTES)]
         return take_turns("routes", entries, Times(rounds, load.seconds), references)
+
+
+def measure_access_log(load: Load, rounds: int, cores: Cores, folder: Path) -> list[Row]:
+    """Without an access log, and with one in each of two formats."""
+    peers = {OFF: _variant("trackproxy, no access log", "")}
+    for name in LOG_FORMATS:
+        settings = f'access_log = {{ path = "{folder}/{name}.log", format = "{name}" }}\n'
+        peers[name] = _variant(f"trackproxy, {name}", settings)
+    with _running(peers, cores, folder) as running:
+        entries = [Entry(peer, by_wrk(load)) for peer in running]
+        rows = take_turns("access log", entries, Times(rounds, load.seconds), [OFF])
+    for name in LOG_FORMATS:
+        if not (folder / f"{name}.log").stat().st_size:
+            raise BenchError(f"access log: nothing was written as {name}")
+    return rows
 
 
 def _variant(title: str, settings: str) -> Peer:

@@ -27,7 +27,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 
 async def scrape(stage: Stage) -> Samples:
     """What an answer over the control socket says."""
-    connector = aiohttp.UnixConnector(str(stage.client.path))
+    connector = aiohttp.UnixConnector(str(stage.client.place))
     timeout = aiohttp.ClientTimeout(SCRAPE_S)
     async with (
         aiohttp.ClientSession(connector=connector, timeout=timeout) as session,

@@ -48,6 +48,9 @@ class FakeWorker:
     def end(self) -> None:
         self.told.append("end")
 
+    def reopen(self) -> None:
+        self.told.append("reopen")
+
     def kill(self) -> None:
         assert not self.death.done(), "its process id may be another's by now"
         self.told.append("kill")

@@ -108,7 +108,7 @@ def test_the_examples_in_the_example_configuration_are_right(tmp_path: Path) -> 
     for name in ("/etc/ssl/news.example.com.pem", "/etc/ssl/news.example.com.key"):
         assert name in text
         text = text.replace(name, f"{tmp_path}/a.pem")
-    text = text.replace("/etc/letsencrypt/live", str(tmp_path))
+    text = text.replace("/etc/letsencrypt/live", str(tmp_path)).replace("/var/log/trackproxy", str(tmp_path))
     (tmp_path / "t.toml").write_text(text, "utf-8")
     service = web(load(tmp_path / "t.toml"))
     assert [route.name for route in service.routes] == ["archive", "click"]

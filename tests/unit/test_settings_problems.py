@@ -49,7 +49,8 @@ def path(tmp_path: Path) -> Path:
             "t.toml:6: services.web.zzz: unknown key, known here: protocol, listen, balance, "
             "trusted_proxies, slow_start, panic_threshold, ready_needs_node, outliers, preset, "
             "accept_proxy_protocol, max_connections, max_body, forwarded, via, probe, timeouts, retry, "
-            "limits, queue, keepalive, sticky, tls, upstream_tls, per_client, agents, routes, nodes",
+            "limits, queue, keepalive, sticky, tls, upstream_tls, per_client, access_log, agents, routes, "
+            "nodes",
         ),
         ("worker = 1\n" + NODES + WEB, 't.toml:1: worker: unknown key, did you mean "workers"?'),
         ("_env_file = 1\n" + NODES + WEB, "t.toml:1: _env_file: unknown key, known here: "),

@@ -85,6 +85,10 @@ class Child:
         """End at once what is open, then the process."""
         self._send(b"end\n")
 
+    def reopen(self) -> None:
+        """Its access logs have been moved away: have it write to new files."""
+        self._send(b"reopen\n")
+
     def kill(self) -> None:
         """Kill it; it may hang. Does nothing if it has ended: its descriptor may be another file's by now."""
         if not self.death.done():
@@ -171,7 +175,7 @@ class Ended:
     def end(self) -> None:
         """It is gone."""
 
-    kill = end
+    kill = reopen = end
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:

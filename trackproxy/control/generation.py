@@ -44,6 +44,7 @@ class Crew(Protocol):
     def retire(self, grace_s: float) -> None: ...
     def stop(self, grace_s: float) -> None: ...
     def end(self) -> None: ...
+    def reopen(self) -> None: ...
     def kill(self) -> None: ...
 
 
@@ -74,6 +75,9 @@ class Inside:
 
     def end(self) -> None:
         self._worker.end()
+
+    def reopen(self) -> None:
+        self._worker.reopen_logs()
 
     def kill(self) -> None:
         """It shares our fate."""
@@ -236,6 +240,12 @@ class Generation:
                 text = f"has hung for {now - since:.0f} s and is killed"
                 self._tell(number, logging.ERROR, text, state="killed", reason="it has hung")
                 worker.kill()
+
+    def reopen_logs(self) -> None:
+        """Access logs have been moved away: have all workers write to new files."""
+        for worker in self.crew:
+            if not worker.death.done():
+                worker.reopen()
 
     # --- the end ---
 

@@ -155,6 +155,11 @@ class Generations:
         generation.adopt(crew, replaced=replaced)
         return generation
 
+    def reopen_logs(self) -> None:
+        """Access logs have been moved away: have all workers write to new files."""
+        for generation in self.running:
+            generation.reopen_logs()
+
     # --- time and the end ---
 
     def look(self, now: float) -> None:

@@ -15,6 +15,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trackproxy.http.fields import RequestFields
 
 MEMO_ENTRIES = 1024
 VALUE_BYTES = 256
@@ -76,6 +80,26 @@ _USER_AGENT = re.compile(rb"\n%b:([^\r\n]*)" % _NAME.encode())
 def user_agent_in(block: bytes) -> bytes:
     """Return the value of the first User-Agent line of BLOCK, field lines with CRLF; nothing without one."""
     found = _USER_AGENT.search(b"\n" + block)
+    return found[1].strip(b" \t") if found else b""
+
+
+REFERER, AGENT = b"\nReferer: ", b"\nUser-Agent: "  # as most clients write them
+_REFERER = re.compile(rb"\n[Rr][Ee][Ff][Ee][Rr][Ee][Rr]:([^\r\n]*)")
+
+
+def said_in(fields: RequestFields) -> tuple[bytes, bytes]:
+    """Return the values of Referer and User-Agent, nothing where there is none."""
+    block = fields.usual or b"\n" + fields.forward
+    referer_at, agent_at = block.find(REFERER), block.find(AGENT)
+    if referer_at < 0 or agent_at < 0:  # most clients send both, in this way of writing
+        return _value(block, _REFERER), _value(block, _USER_AGENT)
+    referer = block[referer_at + len(REFERER) : block.find(b"\r", referer_at)]
+    agent = block[agent_at + len(AGENT) : block.find(b"\r", agent_at)]
+    return referer.strip(b" \t"), agent.strip(b" \t")
+
+
+def _value(block: bytes, pattern: re.Pattern[bytes]) -> bytes:
+    found = pattern.search(block)
     return found[1].strip(b" \t") if found else b""
 
 

@@ -90,6 +90,7 @@ class Channel:
 
     async def _connect_and_send(self, edge: Edge, request: Request) -> None:
         start = monotonic()
+        request.began = request.began or start
         try:
             upstream = await self._connect()
         except ConnectFailed as error:
@@ -99,7 +100,9 @@ class Channel:
             unforeseen = ConnectFailed(f"{type(error).__name__}: {error}", local=True)
             request.route.second_tries.connect_failed(edge, request, self.endpoint, unforeseen)
             raise
-        self._count(monotonic() - start)
+        took_s = monotonic() - start
+        request.connect_s += took_s
+        self._count(took_s)
         try:
             self._hand_over(upstream, edge, request)
         except Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trackproxy.access.names import End
 from trackproxy.http.edge import Edge
 from trackproxy.http.retry import Failure, may_retry
 from trackproxy.pool.endpoints import Health
@@ -43,6 +44,8 @@ def end(group: Group, endpoint: Endpoint) -> None:
             taken_out = Failure.ENDED.text
             request.route.second_tries.failed(edge, request, Failure.CONNECT, reused=False, detail=taken_out)
         elif request.answered:
+            request.note(endpoint, str(request.status))
+            request.fails(End.TAKEN_OUT)
             edge.upstream.abandon()
             service.release(request)
             edge.cut()

@@ -8,8 +8,10 @@ state: see `expire`. The answer is written by the upstream connection that serve
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING, cast
 
+from trackproxy.access.names import UNANSWERED, End, Phase
 from trackproxy.clock import NEVER
 from trackproxy.errors import BadRequest
 from trackproxy.http.answers import CONTINUE
@@ -27,6 +29,7 @@ from trackproxy.sockets.secure import SecureTransport, untaken
 from trackproxy.tunnel import reset
 
 if TYPE_CHECKING:
+    from trackproxy.http.access import Client
     from trackproxy.http.framing import RequestBody
     from trackproxy.http.service import Service
     from trackproxy.http.upstream import Upstream
@@ -42,7 +45,7 @@ class Edge(asyncio.BaseProtocol):
     host: the client's address, empty without one. client: a number for it, for policies that look at it.
     trusted: the peer is a proxy that says who its clients are. held: for `Quotas.leave`. began: it was
     opened. request: the one on its way. upstream: the node connection that serves it. stalled: the client
-    takes no more for now.
+    takes no more for now. met: what the access log tells of it. end: why we break it.
     """
 
     __slots__ = (
@@ -61,8 +64,10 @@ class Edge(asyncio.BaseProtocol):
         "began",
         "client",
         "deadline",
+        "end",
         "held",
         "host",
+        "met",
         "request",
         "service",
         "stalled",
@@ -73,6 +78,7 @@ class Edge(asyncio.BaseProtocol):
     )
 
     transport: asyncio.Transport
+    met: Client  # only with an access log
 
     def __init__(
         self,
@@ -87,6 +93,7 @@ class Edge(asyncio.BaseProtocol):
         self.held = held
         self.host = ""
         self.began = False
+        self.end: End | None = None
         self._said = said
         self._told: bytes | None = None
         self.request: Request | None = None
@@ -127,6 +134,8 @@ class Edge(asyncio.BaseProtocol):
         self._plain_lines = (
             plain_lines(self._connection, service.settings.via, service.ids) if plain else None
         )
+        if service.access is not None:
+            self.met = service.access.met(self, peer)
         service.opened(self)
 
     # --- what the client sends ---
@@ -162,7 +171,7 @@ class Edge(asyncio.BaseProtocol):
             else:
                 self._begin_body(request)
         except BadRequest as refusal:
-            self.refuse(refusal)
+            self.refuse(refusal, data)
 
     def _await_head(self, data: bytes, checked: int) -> None:
         if self._half_closed:
@@ -176,6 +185,7 @@ class Edge(asyncio.BaseProtocol):
     def _begin_body(self, request: Request) -> None:
         """Take what is there of the body, before a node gets the head: it may still be refused."""
         fields, data = request.fields, self._buffer
+        request.began = monotonic()
         if fields.length:
             request.body = self.service.new_body(fields.length)
             if self.service.limits.body_rate:
@@ -210,6 +220,7 @@ class Edge(asyncio.BaseProtocol):
             self._body_due += len(data) / self.service.limits.body_rate
         request.complete = body.complete
         if body.complete:
+            request.receive_s = monotonic() - request.began
             self._buffer = body.rest
 
     def _go_on(self, request: Request) -> None:
@@ -314,25 +325,37 @@ class Edge(asyncio.BaseProtocol):
             if self._half_closed and self.request is not None:
                 self.watch()
 
-    def refuse(self, refusal: BadRequest) -> None:
-        """Answer with the refusal's status, and close once the client had a chance to read it."""
+    def refuse(self, refusal: BadRequest, said: bytes = b"") -> None:
+        """Answer with the refusal's status, and close once the client had a chance to read it.
+
+        SAID: what the client has sent, if that is no request.
+        """
         self.service.count_refusal(self.request, refusal.status)
+        answer = self.service.local_answer(refusal.status, str(refusal), CLOSE)
+        if self.service.access is not None:
+            self.service.access.refused(self, self.request, said, answer)
         self.request = self.upstream = None
-        self.transport.write(self.service.local_answer(refusal.status, str(refusal), CLOSE))
+        self.transport.write(answer)
         self.linger()
 
     def turn_away(self, status: int, reason: str) -> None:
         """The connection is one too many: say so, and close."""
         self.service.count_answer(None, status)
-        self.transport.write(self.service.local_answer(status, reason, CLOSE, 1))
+        answer = self.service.local_answer(status, reason, CLOSE, 1)
+        if self.service.access is not None:
+            self.service.access.turned_away(self, answer)
+        self.transport.write(answer)
         self.linger()
 
     def abandon(self, refusal: BadRequest) -> None:
         """Give up the request on its way, and say why if the client has not seen another answer yet."""
         request = self.request
         assert request is not None
+        if request.endpoint is not None:
+            request.note(request.endpoint, str(request.status or UNANSWERED))
         self.service.forget(self, request)
         if request.answered:
+            request.fails(End.CLIENT_SLOW if refusal.status == 408 else End.BAD_REQUEST, Phase.SENDING)
             self.cut()
         else:
             self.refuse(refusal)
@@ -342,6 +365,8 @@ class Edge(asyncio.BaseProtocol):
 
         An orderly end would be the end of the body for HTTP/1.0, so that it has to be a reset.
         """
+        if self.service.access is not None and self.request is not None:
+            self.service.access.cut(self, self.request)
         self.request = self.upstream = None
         reset(self.transport)
 
@@ -369,6 +394,7 @@ class Edge(asyncio.BaseProtocol):
             self.deadline = min(self.deadline, self.service.sweep.now + wait_s)
 
     def abort(self) -> None:
+        self.end = End.FAILED
         self.transport.abort()
 
     def leave(self) -> bytes:
@@ -450,13 +476,14 @@ class Edge(asyncio.BaseProtocol):
         if untaken(self.transport) < self._unsent:
             self._await_client()  # slow, but it reads
         elif self.service.sweep.now >= self._patience or not self.transport.get_write_buffer_size():
+            self.end = End.CLIENT_SLOW
             self.transport.abort()
         else:
             self._look_again()
 
     def _expire_between_requests(self) -> None:
         if self._buffer.strip(b"\r\n"):
-            self.refuse(BadRequest("the head did not come in time", 408))
+            self.refuse(BadRequest("the head did not come in time", 408), self._buffer)
         else:
             self.close()
 
@@ -485,6 +512,8 @@ class Edge(asyncio.BaseProtocol):
         """Nobody waits for answers any more."""
         request = self.request
         if request is not None:
+            if self.service.access is not None:
+                self.service.access.gone(self, request)
             self.service.forget(self, request)
             self.request = self.upstream = None
         self._buffer = b""

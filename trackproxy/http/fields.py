@@ -91,6 +91,7 @@ class RequestFields:
     count: number of field lines.
     found: values of the cookies that the reader looks for, by name.
     plain: there is no body, expectation or upgrade to look after.
+    in_json, in_combined: how lines of an access log tell of it; nothing before the first one does.
     """
 
     forward: bytes
@@ -106,6 +107,8 @@ class RequestFields:
     upgrade: bytes
     plain: bool
     found: dict[bytes, list[bytes]]
+    in_json: bytes = b""
+    in_combined: bytes = b""
 
     def in_one_zero(self) -> RequestFields:
         """Return what is left in HTTP/1.0, which knows neither Expect nor Upgrade (RFC 9110, 7.8, 10.1.1)."""

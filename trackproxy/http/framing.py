@@ -148,6 +148,7 @@ class RequestBody:
 
     complete: all of it was read; then `rest` is what came after it (the next request).
     ready: enough is known of it that the head may go to a node (for chunked: the first size line).
+    received: octets of it that have come.
     pending: what no node has been given yet. kept: what has been given, as long as it may be sent again.
     """
 
@@ -156,11 +157,11 @@ class RequestBody:
         "_left",
         "_limit",
         "_reader",
-        "_received",
         "complete",
         "kept",
         "pending",
         "ready",
+        "received",
         "rest",
     )
 
@@ -172,7 +173,7 @@ class RequestBody:
         self._limit = limit
         self._keep = keep
         self._reader = reader
-        self._received = 0
+        self.received = 0
         self.complete = False
         self.ready = reader is None
         self.rest = b""
@@ -184,6 +185,7 @@ class RequestBody:
         if self._reader is None:
             piece = data[: self._left]
             self._left -= len(piece)
+            self.received += len(piece)
             self.complete = not self._left
             self.rest = data[len(piece) :]
         else:
@@ -197,8 +199,8 @@ class RequestBody:
         except ValueError as error:
             raise BadRequest(str(error)) from error
         self.ready = reader.begun
-        self._received += len(payload)
-        if self._limit and self._received > self._limit:
+        self.received += len(payload)
+        if self._limit and self.received > self._limit:
             raise BadRequest("the body is too large", 413)
         self.complete = reader.done
         self.rest = reader.rest

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from trackproxy.access.names import End
 from trackproxy.http.agents import RULES, AgentRule, Agents, user_agent_in
 from trackproxy.http.identity import Trust
 from trackproxy.http.matching import climbs
@@ -38,17 +39,21 @@ class Gate:
         """Return whether REQUEST may go on; if not, it has got its answer."""
         route = request.route
         if self._access and climbs(request.line):
+            request.fails(End.BAD_REQUEST)
             edge.service.refuse_request(edge, request, 400, "dot segments are read in more than one way")
             return False
         if route in self._access and not self._access[route].trusts(edge.host):
+            request.fails(End.DENIED)
             edge.service.refuse_request(edge, request, 403, "this page is not for your network")
             return False
         if self._quotas is not None:
             wait_s = self._quotas.wait_s(edge.host, time.monotonic())
             if wait_s:
+                request.fails(End.LIMITED)
                 edge.service.refuse_request(edge, request, 429, "too many requests", math.ceil(wait_s))
                 return False
         if route in self._https and not edge.is_secure(request):
+            request.fails(End.REDIRECTED)
             edge.service.redirect(edge, request, self._secure_url(edge, request))
             return False
         if self._agents is not None:

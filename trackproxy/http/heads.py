@@ -21,6 +21,7 @@ from trackproxy.http.fields import (
 )
 
 if TYPE_CHECKING:
+    from trackproxy.access.names import End, Phase
     from trackproxy.http.framing import RequestBody
     from trackproxy.http.retry import Failure
     from trackproxy.http.route import Route
@@ -45,6 +46,7 @@ PERSISTENT = b"\r\n"  # HTTP/1.1 needs no word for it
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VISIBLE = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))  # a fragment is never sent
+_USUAL = bytes(byte for byte in _VISIBLE if byte not in b'"\\')
 _EMPTY_LINES = re.compile(rb"(?:\r\n){1,4}")
 # What no head may hold, whatever comes after it: controls, LF without CR, CR without LF.
 _ILLEGAL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
@@ -75,6 +77,7 @@ class Request:
     deadline: float = 0.0
     complete: bool = True  # the client has sent all of it
     one_zero: bool = False  # HTTP/1.0
+    odd: bool = False  # anything but GET in HTTP/1.1 of a path without quotes and backslashes
     dispatched: bool = False
     waiting: bool = False  # in the queue, since every endpoint is full
     answered: bool = False  # a byte of the answer went to the client
@@ -85,6 +88,18 @@ class Request:
     wanted: Endpoint | None = None  # the same, while it waits for room there
     extra: bytes = b""  # lines of ours for the answer
     tag: bytes = b""  # what nodes are told that asks
+    # For the access log; times are in seconds, moments on the monotonic clock.
+    began: float = 0.0  # its head was read; 0 as long as nothing but one quick try has come of it
+    receive_s: float = 0.0  # the client took for its body
+    queue_s: float = 0.0
+    connect_s: float = 0.0
+    first_byte_s: float = 0.0  # the node took
+    outcomes: tuple[tuple[Endpoint, str], ...] = ()  # tries that are over, with what came of each
+    status: int = 0  # of the answer that has begun
+    passed_on: int = 0  # octets of its body
+    moved: str = ""  # why its client cannot stay where it belongs
+    end: End | None = None  # how it ends, if no node's answer does it
+    phase: Phase | None = None
 
     def __init__(self, method: bytes, line: bytes, host: bytes | None, fields: RequestFields) -> None:
         self.method = method
@@ -92,6 +107,14 @@ class Request:
         self.host = host
         self.fields = fields
         self.ending = CLOSE if fields.close else PERSISTENT
+
+    def note(self, endpoint: Endpoint, outcome: str) -> None:
+        """Note what came of a try at ENDPOINT."""
+        self.outcomes = (*self.outcomes, (endpoint, outcome))
+
+    def fails(self, end: End, phase: Phase | None = None) -> None:
+        """Note how it ends, unless a node answers after all."""
+        self.end, self.phase = end, phase
 
 
 def read_request(line: bytes, block: bytes, reader: RequestReader = PLAIN) -> Request:
@@ -108,11 +131,19 @@ def read_request(line: bytes, block: bytes, reader: RequestReader = PLAIN) -> Re
     fields = reader.seen.get(block) or reader.read(block)
     if fields.host is None:  # RFC 9112, 3.2
         raise BadRequest("Host is missing")
-    if method != b"GET" or not target.startswith(b"/") or target.translate(None, _VISIBLE):
-        _check(method, target)
-        if not target.startswith(b"/"):
-            return _read_other_form(method, target, fields)
+    if method != b"GET" or not target.startswith(b"/") or target.translate(None, _USUAL):
+        return _read_odd(method, target, line, fields)
     return Request(method, line, fields.host, fields)
+
+
+def _read_odd(method: bytes, target: bytes, line: bytes, fields: RequestFields) -> Request:
+    _check(method, target)
+    other = not target.startswith(b"/")
+    request = (
+        _read_other_form(method, target, fields) if other else Request(method, line, fields.host, fields)
+    )
+    request.odd = True
+    return request
 
 
 def without_empty_lines(data: bytes) -> bytes:
@@ -170,7 +201,7 @@ def _read_other_version(
         request = Request(method, b"%b %b HTTP/1.1" % (method, target), fields.host, fields)
     else:
         request = _read_other_form(method, target, fields)
-    request.one_zero = True
+    request.one_zero = request.odd = True
     request.ending = KEEP_ALIVE if fields.keep_alive and not fields.close else CLOSE
     return request
 

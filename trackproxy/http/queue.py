@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING
 
+from trackproxy.access.names import End, Phase
 from trackproxy.board import Counter, Traffic
 from trackproxy.http.sticking import count_move
 from trackproxy.pool.balancer import Room
@@ -28,13 +30,18 @@ class Queue:
     def wait(self, edge: Edge, request: Request) -> None:
         """Queue REQUEST, which has no endpoint, or answer that waiting is of no use."""
         if not self.may_find_room(request):
+            if not request.outcomes:  # else the last failure is the reason
+                request.fails(End.NO_NODE)
             self._service.answer(edge, request, 503, "no node is available", Traffic.REFUSED_NO_NODE)
         elif self.has_place:
             request.waiting = True
+            request.began = request.began or monotonic()
+            request.queue_s -= monotonic()
             edge.deadline = self._service.sweep.now + self._settings.timeout
             self.waiting[request] = edge
             self._wanting += request.wanted is not None
         else:
+            request.fails(End.QUEUE_FULL, Phase.QUEUED)
             self._wait_no_longer(edge, request, Traffic.REFUSED_QUEUE_FULL)
 
     @property
@@ -50,6 +57,7 @@ class Queue:
 
     def leave(self, request: Request) -> None:
         request.waiting = False
+        request.queue_s += monotonic()
         del self.waiting[request]
         self._wanting -= request.wanted is not None
         request.wanted = None
@@ -95,6 +103,7 @@ class Queue:
     def waited_too_long(self, edge: Edge, request: Request) -> None:
         """No room was found for REQUEST in time."""
         self.leave(request)
+        request.fails(End.QUEUE_TIMEOUT, Phase.QUEUED)
         self._wait_no_longer(edge, request, Traffic.REFUSED_QUEUE_TIMEOUT)
 
     def _wait_no_longer(self, edge: Edge, request: Request, cause: Traffic) -> None:

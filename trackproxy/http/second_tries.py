@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from trackproxy.access.names import End, Phase
 from trackproxy.board import Counter, Traffic
 from trackproxy.errors import ConnectFailed, Side
 from trackproxy.health.outliers import Cause
@@ -33,6 +34,18 @@ _COUNTERS = {
     Failure.MALFORMED: Counter.MALFORMED,
 }
 _RETRIED = {failure: Traffic[f"RETRIED_{failure.name}"] for failure in Failure}
+# How the access log tells of it: a request that ends so, and a try.
+_ENDS = {
+    Failure.CONNECT: (End.NODE_REFUSED, Phase.CONNECTING),
+    Failure.LOST: (End.NODE_LOST, Phase.WAITING),
+    Failure.SILENT: (End.NODE_SILENT, Phase.WAITING),
+    Failure.STALLED: (End.NODE_SLOW, Phase.SENDING),
+    Failure.MALFORMED: (End.NODE_MALFORMED, Phase.WAITING),
+    Failure.STATUS: (End.NODE_ERROR, Phase.WAITING),
+    Failure.DOWN: (End.NODE_DOWN, Phase.WAITING),
+    Failure.ENDED: (End.TAKEN_OUT, Phase.WAITING),
+}
+_OUTCOMES = {failure: end.value.removeprefix("node_") for failure, (end, _) in _ENDS.items()}
 # No load for a node: nothing was sent, or the node that had it is gone.
 _FREE = frozenset({Failure.CONNECT, Failure.DOWN, Failure.ENDED})
 
@@ -70,6 +83,8 @@ class SecondTries:
         if failure.cause and failure is not Failure.CONNECT and not stale:
             self._ejections.failed(endpoint, failure.cause, detail)
         _note_try(request, endpoint, failure)
+        request.note(endpoint, _OUTCOMES[failure])
+        request.fails(*_ENDS[failure])
         if not self._may_retry(request, failure):
             service.release(request)
             self._answer(edge, request, failure)
@@ -115,6 +130,7 @@ class SecondTries:
                 self._ejections.failed(endpoint, Cause.STATUS, str(status))
             return False
         request.doubted = (*request.doubted, endpoint)
+        request.note(endpoint, str(status))
         _rewind(edge, request)
         self._service.release(request)
         self._resend(edge, request, other)

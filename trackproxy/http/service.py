@@ -19,6 +19,7 @@ from math import ceil
 
 from trackproxy.board import Traffic
 from trackproxy.clock import Sweep
+from trackproxy.http.access import Access
 from trackproxy.http.answers import local_answer, without_body
 from trackproxy.http.arrivals import Arrivals
 from trackproxy.http.edge import Edge
@@ -60,6 +61,7 @@ class Service:
 
     open: connections of clients that are not over yet. upstreams: connections to nodes.
     draining: answers close their connections.
+    access: tells of requests at their end, if that is wanted.
     routes: those of the settings, then the one for the rest. groups: their endpoints.
     """
 
@@ -92,6 +94,7 @@ class Service:
         self.sweep = sweep
         self.ids = RequestIds()
         self._means = means
+        self.access: Access | None = None
         self.routes = self._make_routes(groups)
         self._rest = self.routes[-1]  # what no route of the settings takes
         # In the order of their endpoints on the board, see `settings.groups_of`: the shared one first.
@@ -306,6 +309,8 @@ class Service:
         def over() -> None:
             endpoint.tunnels -= 1
             self.upstreams -= 1
+            if self.access is not None:
+                self.access.tunnelled(edge, request, tunnel)
             edge.leave_quotas()
             self.closed(tunnel)
             self.release(request)
@@ -353,6 +358,8 @@ class Service:
         return request.extra + request.ending
 
     def _answer(self, edge: Edge, request: Request, answer: bytes) -> None:
+        if self.access is not None:
+            self.access.local(edge, request, answer)
         edge.transport.write(without_body(answer) if request.method == b"HEAD" else answer)
         edge.answered()
 
@@ -401,6 +408,8 @@ class Service:
 
     def abort(self) -> None:
         """End everything at once."""
+        if self.access is not None:
+            self.access.stopping = True
         for group in self.groups:
             group.queue.leave_all()
         for task in self._tasks:

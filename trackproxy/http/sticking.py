@@ -40,7 +40,9 @@ _UNSHARED = re.compile(rb"\ncache-control:(?:[^\r]*[, \t])?(?:private|no-store)[
 
 
 class Sticking(ABC):
-    """The stickiness of one route."""
+    """The stickiness of one route. knows_clients: it can tell those that are new."""
+
+    knows_clients = True
 
     def __init__(self, group: Group) -> None:
         self._group = group
@@ -92,7 +94,9 @@ def count_move(request: Request, endpoint: Endpoint) -> None:
     """
     own = request.owner
     if own is not None and own is not endpoint and own not in request.tried:
-        own.cells[_cause(own)] += 1
+        cause = _cause(own)
+        own.cells[cause] += 1
+        request.moved = cause.name.removeprefix("MOVED_").lower()
 
 
 def _cause(endpoint: Endpoint) -> Counter:
@@ -202,6 +206,8 @@ class ByParameter(ByNodesSession):
 
 class BySource(Sticking):
     """By the network that a client comes from: its balancer does the rest."""
+
+    knows_clients = False
 
     def find(self, edge: Edge, request: Request) -> Endpoint | None:
         bits = 32 - V4_BITS if edge.client < 1 << 32 else 128 - V6_BITS

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from trackproxy.access.names import End
 from trackproxy.board import BUCKETS_S, Counter
 from trackproxy.clock import NEVER
 from trackproxy.errors import BadAnswer
@@ -156,10 +157,14 @@ class Upstream(NodeFlow):
         self._cells[CLASSES + answer.family] += 1
         request.route.answers[request.method][answer.family] += 1
         if 0 <= length <= len(body):
-            self._count_time(WHOLE, WHOLE_SUM_US)
+            took_s = self._count_time(WHOLE, WHOLE_SUM_US)
+            access = self._service.access
+            if access is not None:
+                access.whole(edge, request, endpoint, answer.status, length, self._sent, took_s)
             edge.transport.write(b"".join((head, request.extra, request.ending, body[:length])))
             self._finish(clean=length == len(body))
         else:
+            request.status = answer.status
             self._begin_relay(head, length, body)
 
     def _begin_relay(self, head: bytes, length: int, body: bytes) -> None:
@@ -170,7 +175,8 @@ class Upstream(NodeFlow):
         relayed = self._body = AnswerBody(length, request.one_zero, self._service.limits)
         if relayed.closing:
             request.ending = CLOSE
-        self._count_time(FIRST_BYTE, FIRST_BYTE_SUM_US)
+        request.began = request.began or self._sent
+        request.first_byte_s = self._count_time(FIRST_BYTE, FIRST_BYTE_SUM_US)
         request.answered = True
         self._buffer = b""
         self.deadline = self._service.sweep.now + request.route.response_s
@@ -186,6 +192,7 @@ class Upstream(NodeFlow):
     def _ask_elsewhere(self, edge: Edge, request: Request, answer: Answer, whole: bool) -> bool:
         """Keep an error from the client if another endpoint may do better; return whether one is asked."""
         edge.upstream = None
+        request.began = request.began or self._sent
         if not request.route.second_tries.asks_elsewhere(edge, request, answer.status):
             edge.upstream = self
             return False
@@ -195,11 +202,12 @@ class Upstream(NodeFlow):
         self._part(request, clean=whole)
         return True
 
-    def _count_time(self, histogram: int, sum_us: int) -> None:
-        """Count the time since the request was sent."""
+    def _count_time(self, histogram: int, sum_us: int) -> float:
+        """Count the time since the request was sent, and return it in seconds."""
         took_s = monotonic() - self._sent
         self._cells[histogram + bisect_left(BUCKETS_S, took_s)] += 1
         self._cells[sum_us] += int(took_s * 1e6)
+        return took_s
 
     def _await_head(self, data: bytes) -> None:
         if len(data) > self._service.limits.head:
@@ -248,6 +256,7 @@ class Upstream(NodeFlow):
         edge.transport.write(b"%b%b\r\n%b" % (self._head_of(answer), lines, rest))
         self._cells[CLASSES + answer.family] += 1
         request.route.answers[request.method][answer.family] += 1
+        request.status, request.first_byte_s = answer.status, monotonic() - self._sent
         self._leave()
         self.edge = self.request = None
         self._service.open_tunnel(edge, request, self.transport)
@@ -262,9 +271,10 @@ class Upstream(NodeFlow):
         try:
             piece = body.feed(data)
         except ValueError:
-            self._cut()
+            self._cut(End.NODE_MALFORMED)
             return
         if piece:
+            request.passed_on += len(piece)
             edge.transport.write(piece)
         if body.done:
             self._finish(clean=body.clean)
@@ -278,6 +288,8 @@ class Upstream(NodeFlow):
         assert request is not None
         if self._body is not None:
             self._count_time(DURATION, DURATION_SUM_US)
+            if self._service.access is not None:
+                self._service.access.relayed(edge, request, self._channel.endpoint)
         self.edge = self.request = None
         self._part(request, clean)
         self._service.release(request)
@@ -303,14 +315,17 @@ class Upstream(NodeFlow):
         assert edge is not None
         assert request is not None
         self.edge = self.request = edge.upstream = None
+        request.began = request.began or self._sent
         self._drop()
         request.route.second_tries.failed(edge, request, failure, reused=self.used, detail=detail)
 
-    def _cut(self) -> None:
+    def _cut(self, end: End) -> None:
         """The answer ended in the middle: nobody may take it for whole."""
         edge, request = self.edge, self.request
         assert edge is not None
         assert request is not None
+        request.note(self._channel.endpoint, str(request.status))
+        request.fails(end)
         self.edge = self.request = None
         self._drop()
         self._service.release(request)
@@ -339,7 +354,7 @@ class Upstream(NodeFlow):
         elif self._stalled and self._node_reads():
             pass  # slowly, but it does
         elif self._body is not None:
-            self._cut()
+            self._cut(End.NODE_SLOW if self._stalled else End.NODE_SILENT)
         else:
             self._fail(Failure.STALLED if self._stalled else Failure.SILENT)
 
@@ -362,7 +377,7 @@ class Upstream(NodeFlow):
             return
         ending = self._body.end() if whole else None
         if ending is None:
-            self._cut()
+            self._cut(End.NODE_LOST)
             return
         assert self.edge is not None
         if ending:

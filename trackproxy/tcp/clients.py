@@ -26,9 +26,11 @@ class Joined(Protocol):
     """A client and a node, bytes going both ways. touched: when something last moved.
 
     between_commands: a line of ours would be understood. moved: bytes so far, from the client and to it.
+    lost: whose connection has broken, "client" or "node"; empty if it ended in good order.
     """
 
     touched: float
+    lost: str
 
     @property
     def between_commands(self) -> bool: ...

@@ -64,6 +64,7 @@ class Dial:
     """One connection to the node behind WAY; DIALECT says what is a greeting.
 
     header: what is sent first (PROXY protocol). spoke: the node may have said, or ended, more than was read.
+    connect_s, greeting_s: how long it took to be connected, and to be greeted after that.
     """
 
     __slots__ = (
@@ -76,6 +77,8 @@ class Dial:
         "_sock",
         "_started",
         "_targets",
+        "connect_s",
+        "greeting_s",
         "spoke",
         "way",
     )
@@ -92,6 +95,7 @@ class Dial:
         self._said = b""
         self.spoke = False
         self._started = 0.0
+        self.connect_s = self.greeting_s = 0.0
 
     @property
     def sock(self) -> socket.socket:
@@ -147,7 +151,8 @@ class Dial:
 
     def _take_connection(self) -> None:
         self._connected = True
-        self.way.connected(monotonic() - self._started)
+        self.connect_s = monotonic() - self._started
+        self.way.connected(self.connect_s)
         if self._header:
             with suppress(OSError):  # it is gone already, which reading shows
                 self.sock.send(self._header)  # an empty buffer takes it whole
@@ -175,7 +180,9 @@ class Dial:
 
     def _take_greeting(self, found: Greeting) -> None:
         if found is Greeting.GOOD:
-            self.way.greeted(monotonic() - self._started)
+            took_s = monotonic() - self._started
+            self.greeting_s = took_s - self.connect_s
+            self.way.greeted(took_s)
             self._caller.joined(self, self._said)
             return
         line = self._said.split(b"\n")[0][:80].decode("ascii", "replace").strip()
@@ -184,6 +191,11 @@ class Dial:
             self._end(Cause.STATUS, counter, repr(line))
         else:
             self._end(Cause.MALFORMED, Counter.MALFORMED, repr(line))
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the node has taken the connection."""
+        return self._connected
 
     def silent(self) -> None:
         """The deadline has passed."""

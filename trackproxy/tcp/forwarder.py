@@ -28,12 +28,13 @@ from trackproxy.tcp.dial import Failed
 from trackproxy.tcp.session import Session, Stage
 from trackproxy.tcp.tls_relay import TlsClient
 from trackproxy.tcp.way import Way, keep_alive
-from trackproxy.tls import server_context
+from trackproxy.tls import server_context, told_of
 
 if TYPE_CHECKING:
     from trackproxy.pool.endpoints import Endpoint
     from trackproxy.session_sections import SessionService
     from trackproxy.settings import EndpointConfig
+    from trackproxy.tcp.access import SessionAccess
     from trackproxy.tcp.relay import Tools
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class Forwarder:
     """One NNTP, SMTP or TCP service in one process.
 
     open: sessions, and clients that have none yet. waiting: sessions for which there is room elsewhere only.
-    cells: see `served.Route`: it has one only, itself. alert, on_open, refresh: see `served.Served`.
+    cells: see `served.Route`: it has one only, itself. access: tells of sessions at their end, if that is
+    wanted. alert, on_open, refresh: see `served.Served`.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Forwarder:
         self.refresh: Callable[[], None] = _nothing
         self.open: set[Session | Entrance] = set()
         self.waiting: dict[Session, None] = {}
+        self.access: SessionAccess | None = None
         self._loop = asyncio.get_running_loop()
         self._admission = admission
         self._quotas = (
@@ -171,6 +174,7 @@ class Forwarder:
             if admitted:
                 self.spawn(self._secure(sock, session, self._tls))
             else:
+                session.turned_away()
                 sock.close()  # rather than shake hands with a flood
             return
         client = PlainClient(sock, self.tools, session.client_gone, session.over)
@@ -208,6 +212,9 @@ class Forwarder:
             client.transport.abort()
             return
         client.gone, client.over = session.client_gone, session.over
+        secure = client.transport.get_extra_info("ssl_object")
+        if session.story is not None and isinstance(secure, ssl.SSLObject):
+            session.story.tls = told_of(secure)
         self._open(session)
         session.begin(client)
 
@@ -441,6 +448,8 @@ class Forwarder:
 
     def abort(self) -> None:
         """End everything at once: with a farewell where that is certain to be understood."""
+        if self.access is not None:
+            self.access.stopping = True
         for task in self._tasks:
             task.cancel()
         self.waiting.clear()  # nobody is served any more, whatever room there will be

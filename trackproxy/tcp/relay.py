@@ -299,10 +299,10 @@ class Side:
 class Relay:
     """Both sides of one session; is the one that closes the sockets.
 
-    touched: when something was last passed on, in the sweep's seconds.
+    touched: when something was last passed on, in the sweep's seconds. lost: see `clients.Joined`.
     """
 
-    __slots__ = ("_dialogue", "_owner", "client", "is_over", "node", "tools", "touched")
+    __slots__ = ("_dialogue", "_owner", "client", "is_over", "lost", "node", "tools", "touched")
 
     def __init__(
         self,
@@ -316,6 +316,7 @@ class Relay:
         self.tools = tools
         self.touched = tools.sweep.now
         self.is_over = False
+        self.lost = ""
         self._owner = owner
         self._dialogue = dialogue
         self.client = Side(client, self, dialogue.asked if dialogue else None)
@@ -371,6 +372,7 @@ class Relay:
     def broke(self, side: Side) -> None:
         """The connection of SIDE was reset, or died: the other side gets what is there, and the same end."""
         if not self.is_over:
+            self.lost = "client" if side is self.client else "node"
             side.rescue()
             self.abort()
 

@@ -16,9 +16,11 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from trackproxy.access.names import End, Phase
 from trackproxy.board import Counter, Traffic
 from trackproxy.dialects import Reason
 from trackproxy.health.outliers import Cause
+from trackproxy.tcp.access import Story
 from trackproxy.tcp.dial import Dial, Failed
 from trackproxy.tcp.dialogue import Dialogue
 
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
     from trackproxy.tcp.forwarder import Forwarder
     from trackproxy.tcp.way import Way
 
+_REFUSALS = {
+    Reason.UNAVAILABLE: End.NO_NODE,
+    Reason.CROWDED: End.LIMITED,
+    Reason.LEAVING: End.TAKEN_OUT,
+    Reason.IDLE: End.IDLE,
+}
 LEASE_S = 1.0  # by then a worker that may give room away has done so, if it can
 
 
@@ -47,6 +55,7 @@ class Session:
     number: of the client's address, for policies. source, destination: whom nodes are told about.
     endpoint: where it is counted, if anywhere. tried: those that have failed it.
     failed_as: under what another try counts. waited: it has, for room.
+    story: for the access log, if that is wanted.
     """
 
     __slots__ = (
@@ -66,6 +75,7 @@ class Session:
         "number",
         "source",
         "stage",
+        "story",
         "tried",
         "waited",
     )
@@ -81,6 +91,7 @@ class Session:
         self.failed_as = Traffic.RETRIED_CONNECT
         self.waited = False
         self.stage = Stage.WAITING
+        self.story = Story(source) if forwarder.access is not None else None
         now = forwarder.sweep.now
         self._forwarder = forwarder
         self._started = now
@@ -108,6 +119,8 @@ class Session:
         """There is room at a better endpoint, but other workers have it: it will come."""
         self.stage = Stage.WAITING
         self.waited = True
+        if self.story is not None:
+            self.story.waits()
         self.deadline = min(self._forwarder.sweep.now + LEASE_S, self._give_up)
 
     def dial(self, endpoint: Endpoint) -> None:
@@ -116,6 +129,8 @@ class Session:
         way = forwarder.ways[endpoint]
         self.stage = Stage.DIALLING
         self.endpoint = endpoint
+        if self.story is not None:
+            self.story.dials()
         header = forwarder.header(way, self)
         self._dial = dial = Dial(way, forwarder.dialect, header, self, forwarder.tools.poller)
         targets = way.targets()
@@ -147,6 +162,8 @@ class Session:
     def failed(self, dial: Dial, failure: Failed) -> None:
         """The endpoint has not taken the session: hold it against it, and try another one."""
         self._dial = None
+        if self.story is not None:
+            self.story.failed(self.endpoint, failure)
         self._forwarder.try_failed(self, failure)
 
     def move_on(self, failure: Failed) -> None:
@@ -167,12 +184,14 @@ class Session:
 
     def refuse(self, reason: Reason) -> None:
         """No node takes this session: say so, in the protocol's own words."""
+        self._ends(_REFUSALS[reason])
         self._leave()
         self._client.send_off(self._forwarder.line(reason))
 
     def client_gone(self) -> None:
         """The client has broken off before it was joined."""
         if self.stage is not Stage.LEAVING:
+            self._ends(End.CLIENT_GONE)
             self._leave()
             self._client.drop()
 
@@ -194,6 +213,8 @@ class Session:
         self.stage = Stage.JOINED
         self.waited = False
         forwarder.joined(self)
+        if self.story is not None:
+            self.story.joined(self.endpoint, dial)
         self.deadline = forwarder.sweep.now + forwarder.idle_s
         dialogue = Dialogue(forwarder.dialect) if greeting else None
         self._joined = joined = self._client.join(dial.sock, greeting, self, dialogue)
@@ -224,6 +245,7 @@ class Session:
     def over(self) -> None:
         """Everything of this session is closed."""
         self.report()
+        self._tell()
         self._joined = None
         if self.endpoint is not None:
             self._forwarder.ways[self.endpoint].ended(self._forwarder.sweep.now - self._started)
@@ -232,8 +254,43 @@ class Session:
         self._forwarder.closed(self)
         del self._client  # it knows us, too
 
+    def _tell(self) -> None:
+        """Have the access log tell of it."""
+        access, story, joined = self._forwarder.access, self.story, self._joined
+        if access is None or story is None:
+            return
+        if joined is not None:
+            story.moved = joined.moved
+            if joined.lost:
+                story.ends(End.CLIENT_GONE if joined.lost == "client" else End.NODE_LOST, Phase.RELAYING)
+        access.over(story)
+
+    def turned_away(self) -> None:
+        """It is one too many, and its client gets not even a word."""
+        self._ends(End.LIMITED)
+        self._tell()
+
+    def _ends(self, end: End) -> None:
+        """Note why it is about to end."""
+        if self.story is None:
+            return
+        access = self._forwarder.access
+        if end is End.TAKEN_OUT and access is not None and access.stopping:
+            end = End.SHUTDOWN
+        self.story.ends(end, self._phase)
+
+    @property
+    def _phase(self) -> Phase | None:
+        match self.stage:
+            case Stage.WAITING:
+                return Phase.QUEUED if self.waited else None
+            case Stage.DIALLING:
+                return Phase.WAITING if self._dial and self._dial.is_connected else Phase.CONNECTING
+        return Phase.RELAYING
+
     def part(self, reason: Reason) -> None:
         """End a running session: with a farewell where that is certain to be understood."""
+        self._ends(End.IDLE if reason is Reason.IDLE else End.TAKEN_OUT)
         joined = self._joined
         if joined is None:
             self.abort()
@@ -256,6 +313,7 @@ class Session:
         """The deadline has passed."""
         match self.stage:
             case Stage.WAITING if not self.may_try:
+                self._ends(End.QUEUE_TIMEOUT)
                 self._forwarder.give_up(self)
             case Stage.WAITING:
                 self._forwarder.seek(self)

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, cast
 
+from trackproxy.access.names import End
 from trackproxy.tcp.way import keep_alive
 from trackproxy.tunnel import Tunnel, TunnelEnd, Waits
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from trackproxy.tcp.clients import Joined
     from trackproxy.tcp.dialogue import Dialogue
     from trackproxy.tcp.relay import Owner, Tools
+
+_LOST = {End.CLIENT_GONE: "client", End.NODE_LOST: "node"}
 
 Spawn = Callable[[Coroutine[object, object, object]], None]
 
@@ -115,6 +118,7 @@ class TlsRelay:
         self._tools = tools
         self._dialogue = dialogue
         self._moved = [0, 0]
+        self.lost = ""
         self._tunnel: _CountedTunnel | None = None
         self._over = False
         self._closing = False
@@ -195,6 +199,8 @@ class TlsRelay:
     def _end(self) -> None:
         if not self._over:
             self._over = True
+            if self._tunnel is not None:
+                self.lost = _LOST.get(self._tunnel.end, "")
             if self._tunnel is not None:
                 self._tools.sweep.discard(self._tunnel)
             self._owner.over()
