@@ -18,7 +18,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from tests.unit.measured import ODD, filled, seen
-from tests.unit.test_certificates import put
+from tests.unit.test_certificates import make, put
 from trackproxy.admin.metrics import catalogue as m
 from trackproxy.admin.metrics.catalogue import catalogue
 from trackproxy.admin.metrics.document import document
@@ -29,6 +29,7 @@ from trackproxy.admin.metrics.processes import usage_of
 from trackproxy.admin.metrics.seen import Seen
 from trackproxy.admin.metrics.sheet import TOLD_S, Sheet, Writer
 from trackproxy.board import BUCKETS_S, HISTOGRAM, Counter, Traffic
+from trackproxy.certificates import Files, read
 from trackproxy.control.traffic import RouteKey
 from trackproxy.settings import Settings, load
 
@@ -88,6 +89,14 @@ def test_the_text_is_that_of_the_client_library_byte_for_byte(accept: str) -> No
     sheet, writer = filled(), Writer()
     for _ in range(2):  # the second time with labels that were written before
         assert written(sheet, accept, writer) == as_library(sheet, accept)
+
+
+@pytest.mark.parametrize("version", ["x", "1.x", "", "1.0.0.\udcff", "1.0.0.é", "1.0.0.\t", "-1", "9" * 5000])
+@pytest.mark.parametrize("kind", ["application/openmetrics-text", "text/plain"])
+def test_whatever_is_asked_for_something_is_answered(kind: str, version: str) -> None:
+    text, content_type = written(filled(), f"{kind};version={version}", Writer())
+    assert samples(text.removesuffix(b"# EOF\n"))
+    assert content_type.isascii()
 
 
 texts = st.text(st.characters(codec="utf-8"), max_size=8)
@@ -278,6 +287,18 @@ async def test_of_many_certificates_only_those_are_told_that_end_soonest(tmp_pat
         put(tmp_path / f"{number}.pem", f"{number}.example", days=100 - number)
     told = await found_by(Ends(), secured(tmp_path))
     assert [*told] == [f"{number}.example" for number in reversed(range(20, TOLD + 20))]
+
+
+async def test_a_certificate_without_a_name_is_told_by_its_file(
+    tmp_path: Path,
+) -> None:
+    chain = make("a.example")
+    (tmp_path / "\udcff.pem").write_bytes(b"".join(chain))
+    certificate = replace(read(Files(str(tmp_path / "\udcff.pem"), str(tmp_path / "\udcff.pem"))), names=())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trackproxy.certificates.read", lambda files: certificate)
+        told = await found_by(Ends(), secured(tmp_path))
+    assert [*told] == [f"{tmp_path}/\ufffd.pem"]
 
 
 @pytest.mark.usefixtures("impatient")

@@ -119,7 +119,8 @@ def _read_if_changed(files: Files, known: tuple[Stamp, End] | None) -> tuple[Sta
     if known is not None and known[0] == stamp:
         return known
     certificate = read(files)
-    return stamp, End(next(iter(certificate.names), files.certificate), certificate.expires_s)
+    path = os.fsencode(files.certificate).decode("utf-8", "replace")  # a text, whatever it is on disk
+    return stamp, End(next(iter(certificate.names), path), certificate.expires_s)
 
 
 def _soonest(ends: Iterable[End]) -> list[End]:
