@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -345,42 +349,79 @@ def test_following_goes_on_with_the_trackproxy_that_comes_after(tmp_path: Path) 
 # --- terminals ---
 
 
-def on_a_terminal(*words: str | Path, columns: int = 80, **environment: str) -> tuple[int, str]:
-    """The exit code of a command, and all that a terminal of this width has got."""
+class Screen:
+    """A terminal in which a command runs. seen: all that it has got so far."""
+
+    def __init__(self, process: subprocess.Popen[bytes], terminal: FileIO) -> None:
+        self.process = process
+        self.seen = ""
+        self._terminal = terminal
+
+    def wait_for(self, pattern: str) -> None:
+        """Read until what was seen matches; the watchdog ends a silent process."""
+        while not re.search(pattern, self.seen):
+            assert self._read(), f"ended without {pattern!r}: {self.seen[-500:]!r}"
+
+    def type(self, keys: str) -> None:
+        """Type keys."""
+        self._terminal.write(keys.encode())
+
+    def end(self) -> int:
+        """Read to the end; the exit code."""
+        while self._read():
+            pass
+        return self.process.wait(DEADLINE_S)
+
+    def _read(self) -> bool:
+        try:
+            piece = self._terminal.read(65536)
+        except OSError:  # EIO: nobody has it open any more
+            return False
+        self.seen += piece.decode(errors="replace")
+        return bool(piece)
+
+
+@contextmanager
+def on_a_terminal(*words: str | Path) -> Iterator[Screen]:
+    """A command on a terminal of 80 columns without colours."""
     ours, theirs = pty.openpty()
-    with closing(os.fdopen(ours, "rb", buffering=0)) as screen:
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    looks = {"TERM": "xterm", "NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
+    with FileIO(ours, "r+") as terminal:
         process = subprocess.Popen(
-            arguments(*words),
-            cwd=ROOT,
-            env=ENVIRONMENT | {"TERM": "xterm", "COLUMNS": str(columns), "LINES": "24"} | environment,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
+            arguments(*words), cwd=ROOT, env=ENVIRONMENT | looks, stdin=theirs, stdout=theirs, stderr=theirs
         )
         os.close(theirs)
         watchdog = threading.Timer(DEADLINE_S, process.kill)
         watchdog.start()
-        seen = b""
         try:
-            while piece := screen.read(4096):
-                seen += piece
-        except OSError:
-            pass  # EIO: nobody has it open any more
-        watchdog.cancel()
-        return process.wait(), seen.decode()
+            yield Screen(process, terminal)
+        finally:
+            process.kill()
+            process.wait()
+            watchdog.cancel()
 
 
 def test_a_drain_on_a_terminal_shows_a_bar_that_goes(cluster: Operated) -> None:
     cluster.slow("node1", "node2")
     [name] = [name for name, node in cluster.nodes.items() if node.arrived.is_set()]
-    threading.Timer(1.0, cluster.nodes[name].go_on.set).start()
-    code, seen = on_a_terminal("drain", name, "-c", cluster.file, NO_COLOR="1")
-    assert code == 0
-    assert re.search(rf"\r─{{24}} {name}: 1 request left, \d+ s to go\x1b\[K", seen)
-    assert seen.endswith(f"\r{name} is empty, and disabled now\x1b[K\r\n")
+    with on_a_terminal("drain", name, "-c", cluster.file) as screen:
+        screen.wait_for(rf"\r─{{24}} {name}: 1 request left, \d+ s to go\x1b\[K")
+        cluster.nodes[name].go_on.set()
+        assert screen.end() == 0
+        assert screen.seen.endswith(f"\r{name} is empty, and disabled now\x1b[K\r\n")
     assert cluster.command("ready", name).returncode == 0
     cluster.nodes[name].arrived.clear()
     cluster.nodes[name].go_on.clear()
+
+
+def test_top_on_a_terminal_shows_all_and_ends_with_q(cluster: Operated) -> None:
+    with on_a_terminal("top", "-c", cluster.file) as screen:
+        for what in ("generation ", "web ", "node1 ", "node2 ", " info ", "Quit"):
+            screen.wait_for(what)
+        assert "\x1b[31m" not in screen.seen
+        screen.type("q")
+        assert screen.end() == 0
 
 
 # --- shells ---

@@ -110,11 +110,16 @@ def _fill(table: DataTable[Text], keys: list[str], rows: list[list[Text]]) -> No
     if [row.key.value for row in table.ordered_rows] != keys:
         _replace(table, keys, rows)
         return
-    for place, cells in enumerate(rows):
-        for column, cell in enumerate(cells):
-            where = Coordinate(place, column)
-            if table.get_cell_at(where) != cell:
-                table.update_cell_at(where, cell, update_width=True)
+    for column, cells in enumerate(zip(*rows, strict=True)):
+        _fill_column(table, column, cells)
+
+
+def _fill_column(table: DataTable[Text], column: int, cells: Sequence[Text]) -> None:
+    """Show other cells in a column; it is measured once, since each time takes as long as it has rows."""
+    places = [Coordinate(row, column) for row in range(len(cells))]
+    changed = [place for place in places if table.get_cell_at(place) != cells[place.row]]
+    for place in changed:
+        table.update_cell_at(place, cells[place.row], update_width=place is changed[-1])
 
 
 def _replace(table: DataTable[Text], keys: list[str], rows: list[list[Text]]) -> None:
