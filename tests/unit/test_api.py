@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import time
 from collections.abc import AsyncIterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -271,7 +272,7 @@ async def test_a_node_is_told_with_what_is_known_of_each_of_its_endpoints(
     client: Client, supervisor: FakeSupervisor
 ) -> None:
     [row] = supervisor.cluster.rows("node1")
-    row.watched.last = Result(False, "connection refused", 0.0015)
+    row.watched.last, row.watched.last_at = Result(False, "connection refused", 0.0015), 1000.25
     for cell, number in [(Counter.ACTIVE, 3), (Counter.TUNNELS, 1), (Counter.IDLE, 5)]:
         supervisor.count(0, cell, number)
     for cell, number in [(Counter.TOTAL, 70), (Counter.RETRIES, 2), (Counter.CONNECT_FAILURES, 4)]:
@@ -291,7 +292,7 @@ async def test_a_node_is_told_with_what_is_known_of_each_of_its_endpoints(
                 "ejected": False,
                 "weight": 2,
                 "priority": 0,
-                "probe": {"passed": False, "reason": "connection refused", "took_ms": 1.5},
+                "probe": {"passed": False, "reason": "connection refused", "took_ms": 1.5, "at": 1000.25},
                 "gauges": {"active": 3, "tunnels": 1, "idle": 5},
                 "recent": None,
             }
@@ -317,6 +318,7 @@ async def test_an_endpoint_that_nobody_probes_has_no_last_probe_and_is_up(client
 async def test_the_first_probe_of_an_endpoint_is_told(client: Client) -> None:
     probe = (await node(client, "node1"))["services"]["web"]["probe"]
     assert (probe["passed"], probe["reason"]) == (False, "connection refused")
+    assert 0 <= time.time() - probe["at"] < 60
 
 
 async def test_an_endpoint_that_live_traffic_took_out_is_told_as_ejected(

@@ -78,11 +78,12 @@ class Source(BaseModel):
 
 
 class Probe(BaseModel):
-    """The last probe."""
+    """The last probe. at: when its result came, in seconds since 1970."""
 
     passed: bool
     reason: str
     took_ms: float
+    at: float
 
 
 class Endpoint(BaseModel):

@@ -108,7 +108,12 @@ def _probe(row: Row) -> dict[str, object] | None:
     result = row.watched.last
     if result is None or row.service.probe.type == "off":
         return None
-    return {"passed": result.passed, "reason": result.reason, "took_ms": round(result.took_s * 1000, 3)}
+    return {
+        "passed": result.passed,
+        "reason": result.reason,
+        "took_ms": round(result.took_s * 1000, 3),
+        "at": round(row.watched.last_at, 3),
+    }
 
 
 def healths(cluster: Cluster) -> Mapping[Key, str]:

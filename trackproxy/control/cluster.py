@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from operator import add
@@ -277,7 +278,7 @@ class Cluster:
 
     def _heard(self, watched: Watched, service: AnyService, result: Result, changed: bool) -> None:
         """Take the result of a probe."""
-        watched.last = result
+        watched.last, watched.last_at = result, time.time()
         watched.probed.count(result)
         self.on_probe(watched.key, result)
         if changed:

@@ -69,7 +69,8 @@ class Watched:
     """What is known of one endpoint.
 
     back: when it came back, for slow start; in the loop's seconds. pardons, ends: see the board's State.
-    carried: totals of workers whose generation is gone. last: the result of its last probe. probed: of all.
+    carried: totals of workers whose generation is gone. last: the result of its last probe,
+    last_at: when it came, in seconds of the wall clock. probed: of all.
     """
 
     key: Key
@@ -79,6 +80,7 @@ class Watched:
     ends: int = 0
     carried: list[int] = field(default_factory=lambda: [0] * ROW)
     last: Result | None = None
+    last_at: float = 0.0
     probed: Probed = field(default_factory=Probed)
     checker: Checker | None = None
     probed_as: object = None
