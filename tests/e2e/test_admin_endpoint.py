@@ -243,7 +243,9 @@ def test_a_chosen_place_that_is_taken_is_the_reason_why_nothing_is_served(stage:
         other.write_text(text.replace(str(stage.cluster.port), str(free_port())))
         done = run("serve", "-c", other)
         assert done.returncode == 1
-        assert f"the admin endpoint cannot listen on 127.0.0.1:{stage.port}: Address already" in done.stderr
+        assert (
+            f"the admin endpoint cannot listen on 127.0.0.1:{stage.port}: the port is in use" in done.stderr
+        )
 
 
 def test_a_service_that_needs_a_node_makes_us_ready_only_with_one(stage: Stage) -> None:

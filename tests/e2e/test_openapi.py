@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.e2e import test_cli
 from tests.e2e.test_admin_endpoint import Stage, Token, stage
 
 __all__ = ["stage"]
@@ -46,7 +49,8 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def test_the_api_does_what_its_document_says(stage: Stage) -> None:
+def test_the_api_does_what_its_document_says(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_cli, "DEADLINE_S", RUN_S)  # of the watchdog
     token = Token("will", "write")
     stage.write(token)
     folder: Path = stage.cluster.folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -107,6 +108,15 @@ async def test_nothing_but_its_state_is_told_to_who_has_no_token(stage: Stage) -
     ):
         assert (await stage.ask("GET", target)).status == 401, target
     assert (await stage.ask("POST", "/healthz")).status == 401
+
+
+async def test_the_dashboard_needs_no_token_and_keeps_its_own_policy(stage: Stage) -> None:
+    page = await stage.ask("GET", "/")
+    assert page.status == 200
+    assert "script-src 'self'" in page.headers["Content-Security-Policy"]
+    [script, *_] = re.findall(r'src="(/?static/[^"]+)"', await page.text())
+    assert (await stage.ask("GET", f"/{script.lstrip('/')}")).status == 200
+    assert (await stage.ask("POST", "/")).status == 401
 
 
 async def test_tokens_change_without_a_cut_connection(stage: Stage) -> None:
