@@ -84,6 +84,7 @@ export class Nodes {
 
   #count(shown) {
     const all = this.#nodes.length;
+    byId("nodes").classList.toggle("many", all > MANY);
     say(byId("nodes-count"), shown === all ? several(all, "node") : `${shown} of ${several(all, "node")}`);
     say(byId("nodes-empty"), all ? "No node is like that." : "There are no nodes.");
     show(byId("nodes-empty"), shown === 0);
@@ -103,6 +104,8 @@ function inTrouble(node) {
 
 const makesSense = (verb, node) =>
   ({ drain: node.state !== "disabled", disable: node.state !== "disabled", ready: node.state !== "ready" })[verb] ?? true;
+
+const MANY = 12; // from here on only what is on the screen is laid out
 
 class NodeView {
   #whole = 0; // seconds that the drain under way had at first
