@@ -11,6 +11,7 @@ const OUTCOMES = {
   deadline: "drained: what was open at the deadline was ended",
 };
 const VERBS = ["drain", "disable", "ready", "weight"];
+const MANY = 12; // from here on only what is on the screen is laid out
 const OPEN = { requests: "request", tunnels: "tunnel", sessions: "session" };
 
 export class Nodes {
@@ -104,8 +105,6 @@ function inTrouble(node) {
 
 const makesSense = (verb, node) =>
   ({ drain: node.state !== "disabled", disable: node.state !== "disabled", ready: node.state !== "ready" })[verb] ?? true;
-
-const MANY = 12; // from here on only what is on the screen is laid out
 
 class NodeView {
   #whole = 0; // seconds that the drain under way had at first
