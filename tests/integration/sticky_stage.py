@@ -182,8 +182,8 @@ async def cluster(
     return Cluster(stage, started, await stage.start_proxy(started, sticky=sticky, **service))
 
 
-def shared_board(endpoints: int, workers: int = 1, routes: int = 1) -> Board:
-    """A board whose supervisor is the test."""
+def shared_board(endpoints: int, workers: int = 1, routes: int = 8) -> Board:
+    """A board whose supervisor is the test, with as many routes as any test has, or more."""
     made = Board.create(endpoints, workers, routes)
     board = Board.open(made.fd)
     made.close()

@@ -150,7 +150,7 @@ async def test_a_route_may_pick_nodes_by_another_policy(stage: Stage) -> None:
 @pytest.mark.parametrize("first", [True, False])
 async def test_a_route_with_a_probe_of_its_own_has_its_own_health(stage: Stage, first: bool) -> None:
     """The rows of the board are those of the shared group, then those of each route, in their order."""
-    board = shared_board(6, routes=4)
+    board = shared_board(6)
     own: dict[str, Any] = {"name": "own", "path": "/own", "probe": {"path": "/own"}}
     shared = {"name": "any", "path": "/any", "retry": {"tries": 1}}
     alone = {"name": "alone", "path": "/alone", "balance": "least_connections"}
