@@ -202,6 +202,19 @@ async def test_we_are_ready_while_clients_are_welcome(client: Client, supervisor
 # --- the whole ---
 
 
+@pytest.mark.parametrize(
+    "target", ["/api/v1/nodes", "/api/v1/nodes/node1", "/api/v1/services", "/api/v1/services/web"]
+)
+async def test_nobody_is_told_of_nodes_before_any_settings_are_served(
+    client: Client, supervisor: FakeSupervisor, target: str
+) -> None:
+    views, supervisor.cluster.views = supervisor.cluster.views, []
+    body = await problem(await client.get(target))
+    assert (body["status"], body["detail"]) == (503, "this trackproxy is about to start or to stop")
+    supervisor.cluster.views = views
+    assert (await client.get(target)).status == 200
+
+
 async def test_the_status_tells_of_the_program_and_its_workers(
     client: Client, supervisor: FakeSupervisor
 ) -> None:

@@ -166,6 +166,7 @@ class Api:
 
     async def services(self, request: web.Request) -> web.Response:
         """Return all services, in the order of the settings."""
+        self._must_know_nodes()
         self._operated.look()
         return web.json_response({"services": services(self._operated)})
 
@@ -178,6 +179,7 @@ class Api:
 
     async def nodes(self, request: web.Request) -> web.Response:
         """Return all nodes, in the order of the settings."""
+        self._must_know_nodes()
         return web.json_response({"nodes": self._describe(*self._operated.cluster.states)})
 
     async def node(self, request: web.Request) -> web.Response:
@@ -276,11 +278,17 @@ class Api:
 
         return check
 
+    def _must_know_nodes(self) -> None:
+        """Say so while we start, before any settings are served, and after the last ones were."""
+        if not self._operated.cluster.views:
+            raise Problem(503, "this trackproxy is about to start or to stop")
+
     def _must_be_welcoming(self) -> None:
         if not self._operated.welcoming:
             raise Problem(503, "this trackproxy is about to start or to stop")
 
     def _must_be_service(self, name: str) -> None:
+        self._must_know_nodes()
         services = {row.watched.key.service for row in self._operated.cluster.rows()}
         if name and name not in services:
             raise Problem(404, str(unknown_key((name,), services, "service")))
@@ -296,6 +304,7 @@ class Api:
         return self._still_known(request.match_info["name"])
 
     def _still_known(self, name: str) -> str:
+        self._must_know_nodes()
         if name not in self._operated.cluster.states:
             raise self._unknown(name)
         return name
