@@ -119,7 +119,7 @@ async def test_clients_behind_a_trusted_proxy_are_spread_and_stay(stage: Stage) 
     for _ in range(2):
         client = await stage.connect(proxy)
         bodies = []
-        for number in range(20):
+        for number in range(100):
             await client.send(request("/", f"X-Forwarded-For: 6.6.6.6, 192.0.2.{number}"))
             bodies.append((await client.answer()).body)
         rounds.append(bodies)
