@@ -46,6 +46,7 @@ from trackproxy.admin import check, dashboard, event_stream
 from trackproxy.admin.bodies import BODY_BYTES, Body, body_of, read
 from trackproxy.admin.check import Checks
 from trackproxy.admin.guard import CALLER, add_headers, let_in
+from trackproxy.admin.listing import Listing
 from trackproxy.admin.metrics.exposition import Metrics
 from trackproxy.admin.metrics.seen import Measured
 from trackproxy.admin.nodes import describe
@@ -134,6 +135,8 @@ class Api:
         self._operated = operated
         self._checks = Checks()
         self._metrics = Metrics(operated)
+        self._nodes = Listing(self._all_nodes)
+        self._services = Listing(self._all_services)
 
     async def healthz(self, request: web.Request) -> web.Response:
         """Answer: that is all there is to it."""
@@ -166,9 +169,7 @@ class Api:
 
     async def services(self, request: web.Request) -> web.Response:
         """Return all services, in the order of the settings."""
-        self._must_know_nodes()
-        self._operated.look()
-        return web.json_response({"services": services(self._operated)})
+        return await self._services.answer(request)
 
     async def service(self, request: web.Request) -> web.Response:
         """Return one service, with its endpoints."""
@@ -179,8 +180,7 @@ class Api:
 
     async def nodes(self, request: web.Request) -> web.Response:
         """Return all nodes, in the order of the settings."""
-        self._must_know_nodes()
-        return web.json_response({"nodes": self._describe(*self._operated.cluster.states)})
+        return await self._nodes.answer(request)
 
     async def node(self, request: web.Request) -> web.Response:
         """Return one node."""
@@ -324,6 +324,15 @@ class Api:
 
     def _version(self, name: str) -> str:
         return version_of(self._operated.cluster, self._operated.drains, self._operated.changes, name)
+
+    def _all_nodes(self) -> dict[str, Any]:
+        self._must_know_nodes()
+        return {"nodes": self._describe(*self._operated.cluster.states)}
+
+    def _all_services(self) -> dict[str, Any]:
+        self._must_know_nodes()
+        self._operated.look()
+        return {"services": services(self._operated)}
 
     def _describe(self, *names: str) -> list[dict[str, Any]]:
         operated = self._operated
