@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+from pytest_aiohttp.plugin import AiohttpClient
 
-from trackproxy.admin.turns import RESTS, Turns
+from trackproxy.admin.turns import RESTS, OneByOne, Turns
 
 DEADLINE_S = 20.0
 TOOK_S = 0.02
@@ -88,3 +91,29 @@ async def test_whoever_goes_away_takes_the_answer_from_nobody() -> None:
             await going
         found.may_end.set()
         assert await staying == 0
+
+
+async def test_between_the_beginnings_of_two_requests_the_loop_sees_to_everything_else(
+    aiohttp_client: AiohttpClient,
+) -> None:
+    begun = [0]  # in each round of the loop
+    done = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        begun[-1] += 1
+        return web.Response()
+
+    async def turn() -> None:
+        while not done.is_set():
+            begun.append(0)
+            await asyncio.sleep(0)
+
+    application = web.Application(middlewares=[OneByOne().begin])
+    application.router.add_get("/", answer)
+    client: TestClient[web.Request, web.Application] = await aiohttp_client(application)
+    turning = asyncio.create_task(turn())
+    async with asyncio.timeout(DEADLINE_S):
+        await asyncio.gather(*(client.get("/") for _ in range(50)))
+    done.set()
+    await turning
+    assert (max(begun), sum(begun)) == (1, 50)

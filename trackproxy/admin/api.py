@@ -41,6 +41,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
+from pydantic_core import to_json
 
 from trackproxy.admin import check, dashboard, event_stream
 from trackproxy.admin.bodies import BODY_BYTES, Body, body_of, read
@@ -54,6 +55,7 @@ from trackproxy.admin.openapi import document
 from trackproxy.admin.orders import DrainOrder, NodeOrder, Nothing, TextOrder, ValuesOrder
 from trackproxy.admin.overview import services, status, without_nodes
 from trackproxy.admin.problems import Problem, answer_problems
+from trackproxy.admin.turns import OneByOne
 from trackproxy.admin.versions import etag, expected, version_of
 from trackproxy.control.changes import Changes, Values
 from trackproxy.control.drain import Drain, Sticky
@@ -97,7 +99,7 @@ class Terms(TypedDict, total=False):
 def application(operated: Operated, guard: Middleware = let_in) -> web.Application:
     """Return the API over OPERATED; GUARD decides who may ask."""
     api = Api(operated)
-    app = web.Application(middlewares=[answer_problems, guard], client_max_size=BODY_BYTES)
+    app = web.Application(middlewares=[answer_problems, OneByOne().begin, guard], client_max_size=BODY_BYTES)
     app.on_response_prepare.append(add_headers)
     app.add_routes(dashboard.routes())
     node = "/api/v1/nodes/{name}"
@@ -135,6 +137,7 @@ class Api:
         self._operated = operated
         self._checks = Checks()
         self._metrics = Metrics(operated)
+        self._document = b""
         self._nodes = Listing(self._all_nodes)
         self._services = Listing(self._all_services)
 
@@ -156,7 +159,9 @@ class Api:
 
     async def openapi(self, request: web.Request) -> web.Response:
         """Describe this API for programs."""
-        return web.json_response(document(request.app.router))
+        if not self._document:
+            self._document = to_json(document(request.app.router))
+        return web.Response(body=self._document, content_type="application/json", charset="utf-8")
 
     async def session(self, request: web.Request) -> web.Response:
         """Say who asks."""

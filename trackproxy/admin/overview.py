@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
@@ -45,8 +46,9 @@ class Whole(Protocol):
     def state_dir(self) -> str: ...
 
 
+@cache
 def own_version() -> str:
-    """Return the version that is installed."""
+    """Return the version that was installed when it was asked for first: ours."""
     try:
         return version("trackproxy")
     except PackageNotFoundError:

@@ -1,4 +1,5 @@
-"""Answers that cost much: found out once for all who wait for them, and for a share of the time at most.
+"""What keeps the loop free for all else, however many ask: requests begin one by one, and answers that cost
+much are found out once for all who wait for them, and for a share of the time at most.
 
 Whoever asks is told what was found out after that, never something older; so no answer has to be forgotten
 when anything changes. After each turn there is a rest that lasts RESTS times as long. Who asks seldom does
@@ -11,9 +12,31 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from aiohttp import web
+
 T = TypeVar("T")
 
 RESTS = 4  # one fifth of the time is spent on answers at most
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class OneByOne:
+    """Has the loop see to everything else between the beginnings of two requests.
+
+    Else it would begin all that have come, one after the other, before it looked at anything again.
+    """
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+
+    @web.middleware
+    async def begin(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Handle a request once those before it have been begun."""
+        async with self._turn:
+            await asyncio.sleep(0)
+        return await handler(request)
 
 
 class Turns(Generic[T]):
