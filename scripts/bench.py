@@ -67,7 +67,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--access-log", action="store_true", help="an access log as JSON and as Combined beside none")
     add("--tls", action="store_true", help="TLS: requests, handshakes, memory of idle connections")
     add("--certificates", action="store_true", help="a folder of 5,000 certificates: time, memory")
-    add("--metrics", action="store_true", help="a scrape of 50 nodes in 5 services")
+    add("--metrics", action="store_true", help="what looking at 50 nodes in 5 services costs")
     add(
         "--all",
         action="store_true",

@@ -38,7 +38,9 @@ import os
 import struct
 import zlib
 from enum import IntEnum, auto
+from functools import reduce
 from itertools import product
+from operator import add
 
 from trackproxy.errors import TrackproxyError
 
@@ -360,8 +362,11 @@ class Board:
 
     def active(self) -> list[int]:
         """Requests open at each endpoint at the workers of this board."""
-        kinds = [self._kind(area, Counter.ACTIVE).tolist() for area in self._counters]
-        return list(map(sum, zip(*kinds, strict=True)))
+        return self.of_kind(Counter.ACTIVE)
+
+    def of_kind(self, kind: Counter) -> list[int]:
+        """One cell of each endpoint, added up over all workers."""
+        return reduce(_added, [self._kind(area, kind).tolist() for area in self._counters])
 
     def ejected_until(self) -> list[int]:
         """When each endpoint's ejection ends, in milliseconds of CLOCK_MONOTONIC; 0 if never ejected."""
@@ -372,6 +377,11 @@ class Board:
         """The row of an endpoint added up over all workers; of EJECTED_UNTIL the sum means nothing."""
         rows = [self._column(area, endpoint).tolist() for area in self._counters]
         return list(map(sum, zip(*rows, strict=True)))
+
+    def all_totals(self) -> list[list[int]]:
+        """The `totals` of every endpoint, at a tenth of the price: what lies together is read together."""
+        sums = reduce(_added, [area.tolist() for area in self._counters])
+        return [sums[endpoint :: self.endpoints] for endpoint in range(self.endpoints)]
 
     def route_totals(self, route: int) -> list[int]:
         """The row of a route added up over all workers."""
@@ -423,6 +433,10 @@ class Board:
     def _kind(self, table: memoryview, kind: int) -> memoryview:
         """The cells of one kind for all endpoints."""
         return table[kind * self.endpoints : (kind + 1) * self.endpoints]
+
+
+def _added(cells: list[int], others: list[int]) -> list[int]:
+    return list(map(add, cells, others))
 
 
 def _of(areas: list[memoryview], worker: int) -> memoryview:

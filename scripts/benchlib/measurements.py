@@ -19,8 +19,8 @@ from benchlib.children import BenchError
 from benchlib.idle import measure_idle
 from benchlib.load import Load
 from benchlib.machine import Cores
+from benchlib.metrics import NODES, SERVICES, measure_metrics
 from benchlib.metrics import REQUIRED as METRICS_REQUIRED
-from benchlib.metrics import measure_metrics
 from benchlib.peers import PEERS, Peer, available, with_workers
 from benchlib.probing import measure_probing
 from benchlib.rounds import Row, measure_rounds
@@ -258,7 +258,8 @@ def certificates(setting: Setting) -> list[Result]:
 def metrics(setting: Setting) -> list[Result]:
     """One result."""
     found = measure_metrics(setting.cores, setting.folder)
-    return [Result(f"GET /metrics; required: {METRICS_REQUIRED}", metrics_cells(found), [asdict(found)])]
+    title = f"{NODES} nodes in {SERVICES} services; required: {METRICS_REQUIRED}"
+    return [Result(title, metrics_cells(found), [asdict(one) for one in found])]
 
 
 def _compared(title: str, found: Sequence[Row], references: Mapping[str, str]) -> Result:

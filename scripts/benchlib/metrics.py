@@ -1,10 +1,14 @@
-"""How long a scrape takes: GET /metrics with many nodes in several services, all in use."""
+"""What looking costs: /metrics and what a dashboard asks for, with many nodes in several services, in use.
+
+Once as it is meant, now and then; and once as a flood, for what all others feel of it meanwhile.
+"""
 
 from __future__ import annotations
 
 import http.client
 import socket
 import statistics
+import subprocess
 import sys
 import time
 from contextlib import closing
@@ -20,22 +24,32 @@ from benchlib.usage import SETTLE_S, run_time_s
 NODES = 50
 SERVICES = 5
 WORKERS = 2
-SCRAPES = 20
+LOOKS = 20
+PAUSE_S = 0.25
+FLOOD_S = 4.0
+FLOOD = 16  # connections
 ACCEPT = "application/openmetrics-text;version=1.0.0"
-REQUIRED = "median at most 50 ms"
+PATHS = ("/metrics", "/api/v1/nodes", "/api/v1/services")
+REQUIRED = "median of /metrics at most 50 ms"
 
 
 @dataclass(frozen=True, slots=True)
-class Scrapes:
-    """Milliseconds of a scrape, and of CPU of the supervisor. first_ms: no labels were written before."""
+class Looked:
+    """Milliseconds of an answer, and of CPU of the supervisor. first_ms: of the first one ever.
 
-    nodes: int
-    services: int
-    text_bytes: int
+    lag_ms, worst_lag_ms: what /healthz takes at the control socket while others ask for nothing but this.
+    flood: answers a second then.
+    """
+
+    path: str
+    size_bytes: int
     first_ms: float
     median_ms: float
     worst_ms: float
     cpu_ms: float
+    lag_ms: float
+    worst_lag_ms: float
+    flood: float
 
 
 class _Reached(http.client.HTTPConnection):
@@ -50,14 +64,14 @@ class _Reached(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def measure_metrics(cores: Cores, folder: Path) -> Scrapes:
+def measure_metrics(cores: Cores, folder: Path) -> list[Looked]:
     """WORKERS workers in front of NODES nodes in SERVICES services."""
-    print(f"metrics: {NODES} nodes in {SERVICES} services, {SCRAPES} scrapes", file=sys.stderr)
+    print(f"metrics: {NODES} nodes in {SERVICES} services, {LOOKS} looks", file=sys.stderr)
     state = folder / "metrics-state"
     with running_nodes(folder, cores.load) as nodes:
-        ports = free_ports(SERVICES)
+        admin, *ports = free_ports(SERVICES + 1)
         file = folder / "metrics.toml"
-        text = f'workers = {WORKERS}\nstate_dir = "{state}"\nadmin.listen = ""\n'
+        text = f'workers = {WORKERS}\nstate_dir = "{state}"\nadmin.listen = "127.0.0.1:{admin}"\n'
         for number in range(NODES):
             text += f'[nodes.n{number}]\naddress = "{nodes[number % len(nodes)]}"\n'
         for number, port in enumerate(ports):
@@ -68,7 +82,7 @@ def measure_metrics(cores: Cores, folder: Path) -> Scrapes:
             time.sleep(SETTLE_S)
             for port in ports:
                 _use(port)
-            return _scrape(pid, state / "control.sock")
+            return [_look(pid, state / "control.sock", admin, path) for path in PATHS]
 
 
 def _use(port: int) -> None:
@@ -85,16 +99,40 @@ def _cpu_s(pid: int) -> float:
     return sum(run_time_s(int(thread.name)) for thread in Path(f"/proc/{pid}/task").iterdir())
 
 
-def _scrape(pid: int, path: Path) -> Scrapes:
-    with closing(_Reached(path)) as client:
+def _look(pid: int, socket_path: Path, admin: int, path: str) -> Looked:
+    with closing(_Reached(socket_path)) as client:
         took_ms, size, before = [], 0, 0.0
-        for number in range(SCRAPES + 1):
+        for number in range(LOOKS + 1):
             if number == 1:
                 before = _cpu_s(pid)
-            started = time.perf_counter()
-            client.request("GET", "/metrics", headers={"Accept": ACCEPT})
-            size = len(client.getresponse().read())
-            took_ms.append((time.perf_counter() - started) * 1000)
-        cpu_ms = (_cpu_s(pid) - before) * 1000 / SCRAPES
+            time.sleep(PAUSE_S)
+            one_ms, size = _ask(client, path)
+            took_ms.append(one_ms)
+        cpu_ms = (_cpu_s(pid) - before) * 1000 / LOOKS
+        lags_ms, flood = _flooded(client, admin, path)
     first_ms, *rest = took_ms
-    return Scrapes(NODES, SERVICES, size, first_ms, statistics.median(rest), max(rest), cpu_ms)
+    lag_ms, worst_lag_ms = statistics.median(lags_ms), max(lags_ms)
+    return Looked(
+        path, size, first_ms, statistics.median(rest), max(rest), cpu_ms, lag_ms, worst_lag_ms, flood
+    )
+
+
+def _ask(client: http.client.HTTPConnection, path: str) -> tuple[float, int]:
+    """Return the milliseconds that an answer took, and its bytes."""
+    started = time.perf_counter()
+    client.request("GET", path, headers={"Accept": ACCEPT if path == "/metrics" else "*/*"})
+    size = len(client.getresponse().read())
+    return (time.perf_counter() - started) * 1000, size
+
+
+def _flooded(client: http.client.HTTPConnection, admin: int, path: str) -> tuple[list[float], float]:
+    """Return what /healthz takes in milliseconds while wrk asks for PATH, and wrk's answers a second."""
+    words = ["wrk", "-t1", f"-c{FLOOD}", f"-d{FLOOD_S:g}", f"http://127.0.0.1:{admin}{path}"]
+    lags_ms = []
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as wrk:
+        while wrk.poll() is None:
+            lags_ms.append(_ask(client, "/healthz")[0])
+            time.sleep(0.01)
+        assert wrk.stdout is not None
+        told = wrk.stdout.read()
+    return lags_ms, float(told.partition("Requests/sec:")[2].split()[0])

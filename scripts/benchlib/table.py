@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from benchlib.bodies import Transfer
 from benchlib.certificates import Loaded
 from benchlib.idle import Idle
-from benchlib.metrics import Scrapes
+from benchlib.metrics import Looked
 from benchlib.probing import Probing
 from benchlib.rounds import Row, Turn
 from benchlib.soak import Soaked
@@ -127,12 +127,20 @@ def certificates_cells(found: Loaded) -> list[Cells]:
     ]
 
 
-def metrics_cells(found: Scrapes) -> list[Cells]:
-    times = (found.first_ms, found.median_ms, found.worst_ms, found.cpu_ms)
-    figures = [f"{one_ms:.1f}" for one_ms in times]
+def metrics_cells(found: Sequence[Looked]) -> list[Cells]:
+    head = ["GET", "KiB", "ms, the first", "median", "worst", "CPU ms", "flooded: /s", "lag ms", "worst"]
+    return [head, *map(_looked, found)]
+
+
+def _looked(one: Looked) -> Cells:
+    times = (one.first_ms, one.median_ms, one.worst_ms, one.cpu_ms)
+    lags = (one.lag_ms, one.worst_lag_ms)
     return [
-        ["nodes × services", "KiB", "ms, the first", "median", "worst", "CPU ms"],
-        [f"{found.nodes} × {found.services}", f"{found.text_bytes / 1024:,.0f}", *figures],
+        one.path,
+        f"{one.size_bytes / 1024:,.0f}",
+        *(f"{one_ms:.1f}" for one_ms in times),
+        f"{one.flood:,.0f}",
+        *(f"{one_ms:.1f}" for one_ms in lags),
     ]
 
 

@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import pytest
 from tests.e2e import test_cli
 from tests.e2e.test_cli import DEADLINE_S, ENVIRONMENT, run
 from tests.e2e.test_commands import Cluster, await_fact, free_port
+from trackproxy.admin.connections import BOUNDS
 
 LONG_S = 120.0  # that a test may take: some ask much, on machines that have much to do
 
@@ -283,3 +285,18 @@ def test_an_upgrade_refuses_nobody(stage: Stage) -> None:
             await_fact(lambda: stage.ask("GET", "/api/v1/status")[2]["generation"] == 2)
             over.set()
             assert asking.result(DEADLINE_S) == {200}
+
+
+def test_whoever_takes_all_connections_keeps_nobody_from_the_control_socket(stage: Stage) -> None:
+    stage.write(workers=1)
+    with stage.cluster.serving(), ExitStack() as held:
+        for _ in range(BOUNDS.most):
+            held.enter_context(socket.create_connection(("127.0.0.1", stage.port), timeout=DEADLINE_S))
+
+        def is_full() -> bool:
+            with closing(socket.create_connection(("127.0.0.1", stage.port), timeout=DEADLINE_S)) as one:
+                return one.recv(12) == b"HTTP/1.1 503"
+
+        await_fact(is_full)
+        assert stage.cluster.command("nodes").returncode == 0
+        assert stage.cluster.client.ready("node1")["state"] == "ready"

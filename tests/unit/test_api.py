@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestClient
 from aiohttp.web import Application, Request
 from pytest_aiohttp.plugin import AiohttpClient
 
-from trackproxy.admin import bodies, check
+from trackproxy.admin import bodies, check, listing
 from trackproxy.admin.api import OnlyIf, application
 from trackproxy.admin.bodies import BODY_BYTES
 from trackproxy.admin.overview import Outcome
@@ -913,3 +913,32 @@ async def test_metrics_tell_what_is_counted_and_known_of_endpoints(
     assert 'trackproxy_node_state{node="node2",state="drain"} 1.0' in text
     assert re.search(r'trackproxy_node_drain_remaining_seconds{node="node2"} (599\.\d+|600\.0)\n', text)
     assert "\ntrackproxy_config_last_reload_timestamp_seconds" not in text
+
+
+# --- packed answers ---
+
+
+@pytest.mark.parametrize(
+    ("accepted", "packed"),
+    [
+        ("gzip, deflate, br", True),
+        ("br;q=1, GZIP; q=0.5", True),
+        ("gzip;q=0", False),
+        ("br, *", False),
+        ("", False),
+    ],
+)
+@pytest.mark.parametrize("target", ["/api/v1/nodes", "/api/v1/services"])
+async def test_long_lists_are_packed_for_who_takes_that(
+    client: Client, monkeypatch: pytest.MonkeyPatch, target: str, accepted: str, packed: bool
+) -> None:
+    monkeypatch.setattr(listing, "PACKED_BYTES", 1)
+    response = await client.get(target, headers={"Accept-Encoding": accepted})
+    assert response.headers.get("Content-Encoding") == ("gzip" if packed else None)
+    assert response.headers["Vary"] == "Accept-Encoding"
+    assert [*await response.json()] == [target.rpartition("/")[2]]
+
+
+async def test_short_lists_are_sent_as_they_are(client: Client) -> None:
+    response = await client.get("/api/v1/nodes", headers={"Accept-Encoding": "gzip"})
+    assert "Content-Encoding" not in response.headers

@@ -12,7 +12,7 @@ import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from itertools import count, pairwise
+from itertools import count, pairwise, product
 
 import pytest
 from hypothesis import given, settings
@@ -454,3 +454,14 @@ def test_a_writer_that_is_killed_again_and_again_leaves_nothing_torn_and_totals_
             assert row[Counter.ACTIVE] == 0
             assert row[Counter.TOTAL] // STEP == requests
         assert board.totals(0) == [0] * ROW
+
+
+def test_all_totals_at_once_are_those_of_each_endpoint() -> None:
+    with created(3, 2) as board:
+        for worker, endpoint, cell in product(range(2), range(3), range(ROW)):
+            board.counters(worker, endpoint)[cell] = (worker + 1) * 1_000_000 + endpoint * 1_000 + cell
+        assert board.all_totals() == [board.totals(endpoint) for endpoint in range(3)]
+        kept = [row[Counter.IDLE] for row in board.all_totals()]
+        assert board.of_kind(Counter.IDLE) == kept
+    with created(0, 2) as nothing:
+        assert nothing.all_totals() == []

@@ -41,11 +41,13 @@ from urllib.parse import quote
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
+from pydantic_core import to_json
 
 from trackproxy.admin import check, dashboard, event_stream
 from trackproxy.admin.bodies import BODY_BYTES, Body, body_of, read
 from trackproxy.admin.check import Checks
 from trackproxy.admin.guard import CALLER, add_headers, let_in
+from trackproxy.admin.listing import Listing
 from trackproxy.admin.metrics.exposition import Metrics
 from trackproxy.admin.metrics.seen import Measured
 from trackproxy.admin.nodes import describe
@@ -53,6 +55,7 @@ from trackproxy.admin.openapi import document
 from trackproxy.admin.orders import DrainOrder, NodeOrder, Nothing, TextOrder, ValuesOrder
 from trackproxy.admin.overview import services, status, without_nodes
 from trackproxy.admin.problems import Problem, answer_problems
+from trackproxy.admin.turns import OneByOne
 from trackproxy.admin.versions import etag, expected, version_of
 from trackproxy.control.changes import Changes, Values
 from trackproxy.control.drain import Drain, Sticky
@@ -96,7 +99,7 @@ class Terms(TypedDict, total=False):
 def application(operated: Operated, guard: Middleware = let_in) -> web.Application:
     """Return the API over OPERATED; GUARD decides who may ask."""
     api = Api(operated)
-    app = web.Application(middlewares=[answer_problems, guard], client_max_size=BODY_BYTES)
+    app = web.Application(middlewares=[answer_problems, OneByOne().begin, guard], client_max_size=BODY_BYTES)
     app.on_response_prepare.append(add_headers)
     app.add_routes(dashboard.routes())
     node = "/api/v1/nodes/{name}"
@@ -134,6 +137,9 @@ class Api:
         self._operated = operated
         self._checks = Checks()
         self._metrics = Metrics(operated)
+        self._document = b""
+        self._nodes = Listing(self._all_nodes)
+        self._services = Listing(self._all_services)
 
     async def healthz(self, request: web.Request) -> web.Response:
         """Answer: that is all there is to it."""
@@ -153,7 +159,9 @@ class Api:
 
     async def openapi(self, request: web.Request) -> web.Response:
         """Describe this API for programs."""
-        return web.json_response(document(request.app.router))
+        if not self._document:
+            self._document = to_json(document(request.app.router))
+        return web.Response(body=self._document, content_type="application/json", charset="utf-8")
 
     async def session(self, request: web.Request) -> web.Response:
         """Say who asks."""
@@ -166,9 +174,7 @@ class Api:
 
     async def services(self, request: web.Request) -> web.Response:
         """Return all services, in the order of the settings."""
-        self._must_know_nodes()
-        self._operated.look()
-        return web.json_response({"services": services(self._operated)})
+        return await self._services.answer(request)
 
     async def service(self, request: web.Request) -> web.Response:
         """Return one service, with its endpoints."""
@@ -179,8 +185,7 @@ class Api:
 
     async def nodes(self, request: web.Request) -> web.Response:
         """Return all nodes, in the order of the settings."""
-        self._must_know_nodes()
-        return web.json_response({"nodes": self._describe(*self._operated.cluster.states)})
+        return await self._nodes.answer(request)
 
     async def node(self, request: web.Request) -> web.Response:
         """Return one node."""
@@ -324,6 +329,15 @@ class Api:
 
     def _version(self, name: str) -> str:
         return version_of(self._operated.cluster, self._operated.drains, self._operated.changes, name)
+
+    def _all_nodes(self) -> dict[str, Any]:
+        self._must_know_nodes()
+        return {"nodes": self._describe(*self._operated.cluster.states)}
+
+    def _all_services(self) -> dict[str, Any]:
+        self._must_know_nodes()
+        self._operated.look()
+        return {"services": services(self._operated)}
 
     def _describe(self, *names: str) -> list[dict[str, Any]]:
         operated = self._operated

@@ -95,6 +95,11 @@ def peer_of(request: web.Request) -> str:
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Tell browsers to keep the answer to us, unless it says itself what they may do with it."""
+    add_headers_to(response)
+
+
+def add_headers_to(response: web.StreamResponse) -> None:
+    """See `add_headers`."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers["Server"] = "trackproxy"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from trackproxy.admin.guard import SERVER_LOG
+from trackproxy.admin.connections import BOUNDS, Bounds, Connections
 from trackproxy.admin.unix_socket import Identity, Unavailable, identity_of, opened_path, remove_path, why
 from trackproxy.admin_sections import Admin
 from trackproxy.control.activation import is_theirs
@@ -65,8 +65,10 @@ class AdminListener:
     Call `prepare`, then, once all else of the settings serves, `move`; `discard` what is not moved to.
     """
 
-    def __init__(self, application: web.Application) -> None:
-        self._runner = web.AppRunner(application, access_log=None, logger=SERVER_LOG, shutdown_timeout=END_S)
+    def __init__(self, application: web.Application, bounds: Bounds = BOUNDS) -> None:
+        self._runner = web.AppRunner(application, shutdown_timeout=END_S)
+        self._bounds = bounds
+        self._connections: Connections | None = None
         self._servers: list[asyncio.Server] = []
         self._opened = Opened(NOWHERE)
 
@@ -117,12 +119,14 @@ class AdminListener:
     async def _accept(self) -> None:
         if self._runner.server is None:
             await self._runner.setup()
+            assert self._runner.server is not None
+            self._connections = Connections(self._runner.server, self._bounds)
+        assert self._connections is not None
         loop = asyncio.get_running_loop()
-        assert self._runner.server is not None
         for place, sock in self._opened.sockets.items():
             create = loop.create_unix_server if place.family == socket.AF_UNIX else loop.create_server
             # Servers close what they are given; the socket itself may have to go on without one.
-            self._servers.append(await create(self._runner.server, sock=sock.dup()))
+            self._servers.append(await create(self._connections, sock=sock.dup()))
 
     def _pause(self) -> None:
         for server in self._servers:

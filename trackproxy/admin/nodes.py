@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from operator import itemgetter
 from typing import Any
 
 from trackproxy.admin.versions import version_of
@@ -21,6 +21,8 @@ HEALTHS = ("up", "down", "starting")  # by their number on the board
 
 _NAMES = {cell: "requests" if cell is Counter.TOTAL else cell.name.lower() for cell in Counter}
 _TOTALS = [cell for cell in Counter if cell not in GAUGES and cell < Counter.CONNECT_TIME]
+_TOTAL_NAMES = [_NAMES[cell] for cell in _TOTALS]
+_totals_in = itemgetter(*_TOTALS)
 _GAUGES = (Counter.ACTIVE, Counter.TUNNELS, Counter.IDLE)
 
 
@@ -35,25 +37,29 @@ def describe(
     names = list(names)
     left, totals, ejected = cluster.left(names), cluster.totals(), out_now(cluster)
     found = healths(cluster)
+    rows: dict[str, list[Row]] = {name: [] for name in names}
+    for row in cluster.rows():
+        if row.config.node in rows:
+            rows[row.config.node].append(row)
     nodes: dict[str, dict[str, Any]] = {
         name: {
             "name": name,
             "state": cluster.states[name].value,
             "drain": _drain(drains, name),
             "left": left[name],
-            "version": version_of(cluster, drains, changes, name),
+            "version": version_of(cluster, drains, changes, name, rows[name]),
             "sources": _sources(changes, name, cluster.states[name].value),
             "services": {},
         }
         for name in names
     }
-    for row in cluster.rows():
-        if row.config.node in nodes:
+    for name, own in rows.items():
+        for row in own:
             key = row.watched.key
             service = describe_endpoint(row, found[key], totals[key]) | {"ejected": key in ejected}
             service["recent"] = _recent(looks, row)
             service["sources"] = _endpoint_sources(changes, row)
-            nodes[row.config.node]["services"][key.label] = service
+            nodes[name]["services"][key.label] = service
     return list(nodes.values())
 
 
@@ -82,13 +88,13 @@ def _drain(drains: Drains, name: str) -> dict[str, object] | None:
 
 def _recent(looks: Looks, row: Row) -> dict[str, Any] | None:
     recent = looks.of([row.watched.key], sessions=isinstance(row.service, SessionService))
-    return asdict(recent) if recent else None
+    return recent._asdict() if recent else None
 
 
 def describe_endpoint(row: Row, health: str, counts: list[int]) -> dict[str, Any]:
     """Return what is known of one endpoint, whose HEALTH and COUNTS are these."""
     return {
-        "address": str(row.config.address),
+        "address": row.watched.key.address,
         "health": health,
         "weight": row.config.weight,
         "priority": row.config.priority,
@@ -98,7 +104,7 @@ def describe_endpoint(row: Row, health: str, counts: list[int]) -> dict[str, Any
 
 def counted(counts: list[int]) -> dict[str, dict[str, int]]:
     """Return gauges and totals by name of what was COUNTED of one endpoint, or of several together."""
-    totals = {_NAMES[cell]: counts[cell] for cell in _TOTALS}
+    totals = dict(zip(_TOTAL_NAMES, _totals_in(counts), strict=True))
     totals["ejections"] = sum(counts[Counter.EJECTED_CONNECT : Counter.EJECTED_STATUS + 1])
     return {"gauges": {_NAMES[cell]: counts[cell] for cell in _GAUGES}, "totals": totals}
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 from trackproxy.admin.nodes import counted, describe_endpoint, healths, out_now
-from trackproxy.board import Process, Traffic
+from trackproxy.board import Counter, Process, Traffic
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.generations import Generations
 from trackproxy.control.recent import Looks
@@ -45,8 +46,9 @@ class Whole(Protocol):
     def state_dir(self) -> str: ...
 
 
+@cache
 def own_version() -> str:
-    """Return the version that is installed."""
+    """Return the version that was installed when it was asked for first: ours."""
     try:
         return version("trackproxy")
     except PackageNotFoundError:
@@ -93,17 +95,18 @@ def services(whole: Whole, *, only: str = "") -> list[dict[str, Any]]:
     rows: dict[str, list[Row]] = {}
     for row in whole.cluster.rows():
         rows.setdefault(row.watched.key.service, []).append(row)
-    totals, healthy, out = whole.cluster.totals(), healths(whole.cluster), out_now(whole.cluster)
+    now = _Now.of(whole.cluster)
     told = []
     for name, own in rows.items():
         if only and name != only:
             continue
-        one = _service(whole, name, own, totals, healthy, out)
+        one = _service(whole, name, own, now)
         if only:
             one["endpoints"] = {}
             for row in own:
                 key = row.watched.key
-                endpoint = describe_endpoint(row, healthy[key], totals[key]) | {"ejected": key in out}
+                endpoint = describe_endpoint(row, now.healthy[key], now.totals[key])
+                endpoint["ejected"] = key in now.out
                 one["endpoints"].setdefault(row.config.node, {})[key.label] = endpoint
         told.append(one)
     return told
@@ -124,20 +127,27 @@ def without_nodes(whole: Whole) -> list[str]:
     return [name for name in needing if name not in served]
 
 
-def _service(
-    whole: Whole,
-    name: str,
-    rows: list[Row],
-    totals: Mapping[Key, list[int]],
-    healthy: Mapping[Key, str],
-    out: set[Key],
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """What is known of all endpoints and routes at this moment."""
+
+    totals: Mapping[Key, list[int]]
+    routes: Mapping[RouteKey, list[int]]
+    healthy: Mapping[Key, str]
+    out: set[Key]
+
+    @classmethod
+    def of(cls, cluster: Cluster) -> _Now:
+        return cls(cluster.totals(), cluster.route_totals(), healths(cluster), out_now(cluster))
+
+
+def _service(whole: Whole, name: str, rows: list[Row], now: _Now) -> dict[str, Any]:
     config = whole.generations.serving.settings.services[name]
     keys = [row.watched.key for row in rows]
-    counts = list(map(sum, zip(*(totals[key] for key in keys), strict=True)))
+    counts = list(map(sum, zip(*(now.totals[key][: Counter.CONNECT_TIME] for key in keys), strict=True)))
     taking = [row for row in rows if row.config.weight]
-    eligible = [row for row in taking if is_eligible(whole.cluster, row, healthy, out)]
-    rest = whole.cluster.route_totals()[RouteKey(name, "")]  # it has what belongs to no route
+    eligible = [row for row in taking if is_eligible(whole.cluster, row, now.healthy, now.out)]
+    rest = now.routes[RouteKey(name, "")]  # it has what belongs to no route
     recent = whole.looks.of(keys, sessions=isinstance(config, SessionService))
     return {
         "name": name,
@@ -148,12 +158,12 @@ def _service(
         "nodes": {
             "total": len({row.config.node for row in rows}),
             "eligible": len({row.config.node for row in eligible}),
-            "up": len({row.config.node for row in rows if healthy[row.watched.key] != "down"}),
+            "up": len({row.config.node for row in rows if now.healthy[row.watched.key] != "down"}),
         },
         "connections": rest[Traffic.CONNECTED],
         "waiting": rest[Traffic.WAITING],
         **counted(counts),
-        "recent": asdict(recent) if recent else None,
+        "recent": recent._asdict() if recent else None,
         "panic": any(whole.cluster.panics(label) for label in {key.label for key in keys}),
         "routes": [route.name for route in config.all_routes] if isinstance(config, HttpService) else [],
         "groups": list(dict.fromkeys(key.label for key in keys)),

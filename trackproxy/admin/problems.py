@@ -37,21 +37,22 @@ async def answer_problems(
     try:
         return await handler(request)
     except Problem as problem:
-        return _answer(problem)
+        return answer(problem)
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
         detail = f"{request.path} takes {allowed}, not {request.method}"
-        return _answer(Problem(error.status, detail, headers={"Allow": allowed}))
+        return answer(Problem(error.status, detail, headers={"Allow": allowed}))
     except web.HTTPNotFound as error:
-        return _answer(Problem(error.status, f"there is nothing at {request.path}"))
+        return answer(Problem(error.status, f"there is nothing at {request.path}"))
     except web.HTTPException as error:
-        return _answer(Problem(error.status, error.text or error.reason))
+        return answer(Problem(error.status, error.text or error.reason))
     except Exception:
         log.exception("unexpected error in the answer to %s %s", request.method, request.path)
-        return _answer(Problem(500, "an unexpected error, which is in the log"))
+        return answer(Problem(500, "an unexpected error, which is in the log"))
 
 
-def _answer(problem: Problem) -> web.Response:
+def answer(problem: Problem) -> web.Response:
+    """Return the answer that tells of a problem."""
     body: dict[str, object] = {
         "type": "about:blank",  # RFC 9457, 4.2.1: the status says what kind it is
         "title": HTTPStatus(problem.status).phrase,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from trackproxy.admin.guard import SERVER_LOG
+from trackproxy.admin.connections import Connections
 from trackproxy.control.memory import CONTROL_SOCKET
 from trackproxy.errors import TrackproxyError
 from trackproxy.units import SUN_PATH_BYTES
@@ -46,11 +46,12 @@ async def reachable(application: web.Application, folder: Path) -> AsyncIterator
         yield
         return
     listener, ours = opened
-    runner = web.AppRunner(application, access_log=None, logger=SERVER_LOG, shutdown_timeout=END_S)
+    runner = web.AppRunner(application, shutdown_timeout=END_S)
     try:
         await runner.setup()
         assert runner.server is not None
-        server = await asyncio.get_running_loop().create_unix_server(runner.server, sock=listener)
+        connections = Connections(runner.server)
+        server = await asyncio.get_running_loop().create_unix_server(connections, sock=listener)
         try:
             yield
         finally:

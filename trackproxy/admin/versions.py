@@ -9,19 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from trackproxy.control.changes import Changes
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drains
 from trackproxy.control.overrides import VALUES
+from trackproxy.control.views import Row
 
 _TAG = re.compile(r'(W/)?"([!#-~\x80-\U0010ffff]*)"')  # RFC 9110, 8.8.3
 _TAGS = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))+")
 
 
-def version_of(cluster: Cluster, drains: Drains, changes: Changes, name: str) -> str:
-    """Return the version of a node that there is."""
+def version_of(
+    cluster: Cluster, drains: Drains, changes: Changes, name: str, rows: Iterable[Row] | None = None
+) -> str:
+    """Return the version of a node that there is; ROWS: its endpoints, for those who know them anyway."""
     drain = drains.of.get(name)
     address = changes.of_address(name)
     decided = [
@@ -30,8 +33,8 @@ def version_of(cluster: Cluster, drains: Drains, changes: Changes, name: str) ->
         address.resolved.value if address else None,
         [changes.of_value(name, key).resolved.value for key in VALUES],
         [
-            [row.watched.key.label, str(row.config.address), *(getattr(row.config, key) for key in VALUES)]
-            for row in cluster.rows(name)
+            [row.watched.key.label, row.watched.key.address, *(getattr(row.config, key) for key in VALUES)]
+            for row in (cluster.rows(name) if rows is None else rows)
         ],
     ]
     return hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:16]

@@ -221,6 +221,8 @@ class Changes:
 
     def of_endpoint(self, node: str, service: str, key: str, value: int) -> Origin:
         """Say whose a VALUE is that is in force for NODE in one SERVICE."""
+        if not self._in_force:
+            return Origin(Resolved(value, "configuration"), value)
         whole = self._in_force.get(("overrides", node_scope(node), key))
         one = self._in_force.get(("overrides", endpoint_scope(service, node), key))
         said = value if one is None and whole is None else self._said(endpoint_scope(service, node), key)

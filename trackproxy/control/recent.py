@@ -6,10 +6,12 @@ newest look and the oldest that is kept.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from functools import reduce
 from itertools import accumulate
+from operator import add, sub
 from typing import NamedTuple
 
 from trackproxy.board import BUCKETS_S, HISTOGRAM, Counter
@@ -24,8 +26,7 @@ FAILED = (Counter.CONNECT_FAILURES, Counter.LOST, Counter.SILENT, Counter.MALFOR
 Totals = Mapping[Key, list[int]]
 
 
-@dataclass(frozen=True, slots=True)
-class Recent:
+class Recent(NamedTuple):
     """What has come in WINDOW_S seconds.
 
     rate, errors: requests or sessions, and failed attempts and 5xx, a second. p50_ms, p99_ms: from the
@@ -54,6 +55,7 @@ class Looks:
         """LOOK: returns the totals of all endpoints, by the board's Counter."""
         self._look = look
         self._kept: deque[_Look] = deque(maxlen=LOOKS)
+        self._said: dict[tuple[bool, tuple[Key, ...]], Recent | None] = {}  # since the last look
         self._asked = float("-inf")
         self._taken = False  # somebody calls `take`
 
@@ -67,28 +69,42 @@ class Looks:
         """Look; to be called every LOOK_S. Return whether anybody still wants to know."""
         if now - self._asked >= ASKED_S:
             self._kept.clear()
+            self._said.clear()
             self._taken = False
             return False
         self._kept.append(_Look(now, self._look()))
+        self._said.clear()
         return True
 
     def of(self, keys: Iterable[Key], *, sessions: bool = False) -> Recent | None:
         """Say what has gone through these endpoints together; None before the second look."""
+        asked = sessions, tuple(keys)
+        if asked not in self._said:
+            self._said[asked] = self._find(*asked)
+        return self._said[asked]
+
+    def _find(self, sessions: bool, keys: Iterable[Key]) -> Recent | None:
         if len(self._kept) < 2:
             return None
         first, last = self._kept[0], self._kept[-1]
-        rows = [
-            [new - old for new, old in zip(last.totals[key], first.totals[key], strict=True)]
-            for key in keys
-            if key in first.totals and key in last.totals
-        ]
-        moved = list(map(sum, zip(*rows, strict=True)))
-        return _recent(last.at - first.at, moved, sessions=sessions) if moved else None
+        common = [key for key in keys if key in first.totals and key in last.totals]
+        if not common:
+            return None
+        pairs = [(last.totals[key], first.totals[key]) for key in common]
+        rows = [[*map(sub, new, old)] for new, old in pairs if new != old]
+        window_s = last.at - first.at
+        if not rows:
+            return Recent(round(window_s, 3), 0.0, 0.0, None, None, 0.0, 0.0)
+        return _recent(window_s, reduce(_added, rows), sessions=sessions)
+
+
+def _added(counts: list[int], others: list[int]) -> list[int]:
+    return [*map(add, counts, others)]
 
 
 def _recent(window_s: float, moved: list[int], *, sessions: bool) -> Recent:
     kinds = (Counter.FIRST_BYTE,) if sessions else (Counter.WHOLE, Counter.DURATION)
-    times = [sum(row) for row in zip(*(moved[kind : kind + HISTOGRAM] for kind in kinds), strict=True)]
+    times = reduce(_added, [moved[kind : kind + HISTOGRAM] for kind in kinds])
     return Recent(
         window_s=round(window_s, 3),
         rate=round(moved[Counter.TOTAL] / window_s, 3),
@@ -105,12 +121,11 @@ def quantile_ms(counts: list[int], share: float) -> float | None:
 
     Within a bucket times are taken to be spread evenly; above the last bound there is only that.
     """
-    total = sum(counts)
-    if total == 0:
-        return None
-    wanted = share * total
     sums = list(accumulate(counts))
-    index = next(index for index, summed in enumerate(sums) if summed >= wanted)
+    if sums[-1] == 0:
+        return None
+    wanted = share * sums[-1]
+    index = bisect_left(sums, wanted)
     if index == len(BUCKETS_S):
         return BUCKETS_S[-1] * 1000
     low = BUCKETS_S[index - 1] if index else 0.0

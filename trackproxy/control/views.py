@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from operator import add
 from typing import NamedTuple
 
 from trackproxy.board import GAUGES, ROW, Board, Counter
@@ -120,33 +121,34 @@ class View:
 
     def carry(self) -> None:
         """Add the totals of its workers, which are gone, to what is known of each endpoint."""
-        for index, row in enumerate(self.rows):
-            for cell, count in enumerate(self.board.totals(index)):
-                row.watched.carried[cell] += 0 if cell in GAUGES else count
+        for row, counts in zip(self.rows, self.board.all_totals(), strict=True):
+            for gauge in GAUGES:
+                counts[gauge] = 0
+            row.watched.carried = [*map(add, row.watched.carried, counts)]
 
 
 def left(views: Iterable[View], nodes: Iterable[str]) -> dict[str, dict[str, int]]:
     """Return what is open on each of these NODES: requests, tunnels, sessions, idle connections."""
     wanted = {node: {"requests": 0, "tunnels": 0, "sessions": 0, "idle": 0} for node in nodes}
     for view in views:
-        for index, row in enumerate(view.rows):
-            if row.config.node in wanted:
-                counts, open_ = view.board.totals(index), wanted[row.config.node]
-                if isinstance(row.service, SessionService):
-                    open_["sessions"] += counts[Counter.ACTIVE]
-                    continue
-                open_["requests"] += counts[Counter.ACTIVE] - counts[Counter.TUNNELS]
-                open_["tunnels"] += counts[Counter.TUNNELS]
-                open_["idle"] += counts[Counter.IDLE]
+        gauges = (view.board.of_kind(kind) for kind in (Counter.ACTIVE, Counter.TUNNELS, Counter.IDLE))
+        for row, active, tunnels, idle in zip(view.rows, *gauges, strict=True):
+            if (open_ := wanted.get(row.config.node)) is None:
+                continue
+            if isinstance(row.service, SessionService):
+                open_["sessions"] += active
+                continue
+            open_["requests"] += active - tunnels
+            open_["tunnels"] += tunnels
+            open_["idle"] += idle
     return wanted
 
 
 def totals(views: Iterable[View], known: Iterable[Watched]) -> dict[Key, list[int]]:
     """Return the counters of each endpoint over all workers that ever ran, by the board's Counter."""
-    added = {watched.key: list(watched.carried) for watched in known}
+    added = {watched.key: watched.carried for watched in known}
     for view in views:
-        for index, row in enumerate(view.rows):
-            sums = added[row.watched.key]
-            for cell, count in enumerate(view.board.totals(index)):
-                sums[cell] += count
+        for (watched, _, _), counts in zip(view.rows, view.board.all_totals(), strict=True):
+            before = added[watched.key]
+            added[watched.key] = [*map(add, before, counts)] if any(before) else counts
     return added

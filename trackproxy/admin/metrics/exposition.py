@@ -1,7 +1,7 @@
 """The answer to GET /metrics: in the text format of Prometheus or in OpenMetrics, as is asked for.
 
 What is in memory is read in the event loop, some milliseconds for 250 endpoints; the rest, most of the work,
-is done in a thread. Only one scrape is answered at a time.
+is done in a thread. Only one scrape is answered at a time, and once for all who wait for it, see `turns`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from trackproxy.admin.metrics.processes import usage_of
 from trackproxy.admin.metrics.seen import Measured, Seen, see
 from trackproxy.admin.metrics.sheet import Sheet, Writer
 from trackproxy.admin.overview import own_version
+from trackproxy.admin.turns import Turns
 
 # The ways to write names that leave ours as they are; others are for the library to write.
 PLAIN = ("escaping=underscores", "escaping=allow-utf-8")
@@ -33,19 +34,22 @@ class Metrics:
         self._ends = Ends()
         self._writer = Writer()
         self._version = own_version()
-        self._turn = asyncio.Lock()
+        self._turns = Turns(self._answer)
 
     async def answer(self, accept: str) -> tuple[bytes, str]:
         """Return the text, and its type, for whoever ACCEPTs these types."""
-        async with self._turn:
-            serving = self._measured.generations.running[-1:]
-            services = dict(serving[0].settings.services) if serving else {}
-            certificates = await self._ends.of(services)
-            seen = see(self._measured, certificates)
-            return await asyncio.to_thread(self._write, seen, accept)
+        encoding = _encoder(accept)[1]
+        return await self._turns.next(encoding), encoding
 
-    def _write(self, seen: Seen, accept: str) -> tuple[bytes, str]:
-        return written(self._sheet(seen), accept, self._writer)
+    async def _answer(self, encoding: str) -> bytes:
+        serving = self._measured.generations.running[-1:]
+        services = dict(serving[0].settings.services) if serving else {}
+        certificates = await self._ends.of(services)
+        seen = see(self._measured, certificates)
+        return await asyncio.to_thread(self._write, seen, encoding)
+
+    def _write(self, seen: Seen, encoding: str) -> bytes:
+        return written(self._sheet(seen), encoding, self._writer)[0]
 
     def _sheet(self, seen: Seen) -> Sheet:
         usages = {labels: usage for labels, pid in seen.pids.items() if (usage := usage_of(pid)) is not None}

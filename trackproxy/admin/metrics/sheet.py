@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import accumulate
 
 from prometheus_client.core import Metric as Family
@@ -107,10 +108,7 @@ class Writer:
     ) -> None:
         for values, number, counts in rows:
             key = (metric, values)
-            buckets = self._bounded[key] = bounded.get(key) or [
-                f"{metric.name}_bucket{_words((*metric.labels, 'le'), (*values, bound))} "
-                for bound in _BOUNDS
-            ]
+            buckets = self._bounded[key] = bounded.get(key) or _buckets(metric, values)
             told = _told(counts)
             lines += [f"{bucket}{_number(count)}\n" for bucket, count in zip(buckets, told, strict=True)]
             labels = self._labels(metric.labels, values, before)
@@ -127,18 +125,24 @@ class Writer:
 
 
 def _buckets(metric: Metric, values: Values) -> list[str]:
-    names = (*metric.labels, "le")
-    return [f"{metric.name}_bucket{_words(names, (*values, bound))} " for bound in _BOUNDS]
+    """Return the lines of a histogram up to their numbers: the same but for the bound."""
+    words = _words((*metric.labels, "le"), (*values, "\0"))
+    before, _, after = words.partition('le="\0"')
+    return [f'{metric.name}_bucket{before}le="{bound}"{after} ' for bound in _BOUNDS]
 
 
 def _words(names: Values, values: Values) -> str:
     if not names:
         return ""
-    return (
-        "{"
-        + ",".join(f'{name}="{_quoted(value)}"' for name, value in sorted(zip(names, values, strict=True)))
-        + "}"
-    )
+    template, order = _shape(names)
+    return template % tuple([_quoted(values[place]) for place in order])
+
+
+@cache
+def _shape(names: Values) -> tuple[str, list[int]]:
+    """Return labels in the order of their NAMES, as text to put values into, and the places of these."""
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return "{" + ",".join(f'{names[place]}="%s"' for place in order) + "}", order
 
 
 def _quoted(value: str) -> str:
