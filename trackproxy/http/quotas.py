@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trackproxy.http.identity import client_key
+from trackproxy.addresses import client_key
 from trackproxy.pool.admission import Admission, Quota, key_of
 from trackproxy.pool.rates import Rates
 

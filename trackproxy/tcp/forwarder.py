@@ -11,9 +11,9 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
-from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
+from trackproxy.addresses import Trust, client_key, number_of
 from trackproxy.board import TRAFFIC_ROW, Counter, Traffic, no_row
 from trackproxy.dialects import Reason
 from trackproxy.health.ejections import Ejections
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REPORT_S = 1.0  # how often running sessions tell how much they have passed on
-CLIENT_BITS = 64  # of an IPv6 address that tell clients apart
+LOCAL = "local"  # clients without an address
 
 
 class Forwarder:
@@ -83,6 +83,7 @@ class Forwarder:
         self.waiting: dict[Session, None] = {}
         self.access: SessionAccess | None = None
         self._loop = asyncio.get_running_loop()
+        self._trust = Trust(settings.trusted_proxies)
         self._admission = admission
         self._quotas = (
             Quota(settings.max_connections, settings.max_connection_rate),
@@ -133,16 +134,12 @@ class Forwarder:
         sock.setblocking(False)
         self.cells[Traffic.ACCEPTED] += 1
         source = (peer[0], peer[1]) if isinstance(peer, tuple) else None
-        if self.settings.accept_proxy_protocol and source is not None and self._trusts(source[0]):
+        if self.settings.accept_proxy_protocol and source is not None and self._trust.trusts(source[0]):
             self._await_header(sock, source)
         else:
             own = sock.getsockname() if self._tells_nodes and source is not None else None
             self._welcome(sock, source, own[:2] if own else None)
         self.on_open()
-
-    def _trusts(self, host: str) -> bool:
-        address = ip_address(host.partition("%")[0])
-        return any(_plain(address) in network for network in self.settings.trusted_proxies)
 
     def _await_header(self, sock: socket.socket, source: Peer) -> None:
         def heard(said: ProxyHeader) -> None:
@@ -166,7 +163,7 @@ class Forwarder:
 
     def _welcome(self, sock: socket.socket, source: Peer | None, destination: Peer | None) -> None:
         """Begin the session of a client whose address is known."""
-        number = _number(source[0]) if self._looks_at_clients and source is not None else 0
+        number = number_of(source[0]) if self._looks_at_clients and source is not None else 0
         session = Session(self, number, source, destination)
         admitted = not self._limits or self._admit(session)
         self.cells[Traffic.REFUSED_CONNECTIONS] += not admitted
@@ -227,7 +224,8 @@ class Forwarder:
         service, client = self._quotas
         wanted: list[tuple[int, Quota]] = []
         if client.limits:  # first, so that whom its own limit refuses takes nothing from the others
-            wanted.append((key_of(self.name, _client_text(session.source)), client))
+            host = client_key(session.source[0]) if session.source else LOCAL
+            wanted.append((key_of(self.name, host), client))
         if service.limits:
             wanted.append((key_of(self.name), service))
         now_s = int(self._loop.time())
@@ -460,24 +458,6 @@ class Forwarder:
                 one.part(Reason.LEAVING)
             else:
                 one.abort()
-
-
-def _plain(address: object) -> object:
-    """Return the IPv4 address that an IPv6 socket has put into an IPv6 address, else the address."""
-    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
-
-
-def _number(host: str) -> int:
-    """Return the number of an address, for policies."""
-    return int(ip_address(host.partition("%")[0]))
-
-
-def _client_text(source: Peer | None) -> str:
-    """Return what tells clients apart: the IPv4 address, or the network of an IPv6 address."""
-    if source is None:
-        return "local"
-    address = _plain(ip_address(source[0].partition("%")[0]))
-    return str(int(address) >> CLIENT_BITS) if isinstance(address, IPv6Address) else str(address)
 
 
 def _nobody(index: int) -> None:
