@@ -13,13 +13,14 @@ import ssl
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING
 
-from trackproxy.addresses import Trust, client_key, number_of
+from trackproxy.addresses import Trust, number_of
 from trackproxy.board import TRAFFIC_ROW, Counter, Traffic, no_row
 from trackproxy.dialects import Reason
 from trackproxy.health.ejections import Ejections
-from trackproxy.pool.admission import Admission, Quota, key_of
+from trackproxy.pool.admission import Admission, Quota
 from trackproxy.pool.balancer import Balancer
 from trackproxy.pool.endpoints import Health
+from trackproxy.pool.limits import Limits
 from trackproxy.proxy_protocol import Peer, ProxyHeader, header
 from trackproxy.sockets.entrance import Entrance
 from trackproxy.sockets.listening import Listening
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REPORT_S = 1.0  # how often running sessions tell how much they have passed on
-LOCAL = "local"  # clients without an address
 
 
 class Forwarder:
@@ -84,13 +84,14 @@ class Forwarder:
         self.access: SessionAccess | None = None
         self._loop = asyncio.get_running_loop()
         self._trust = Trust(settings.trusted_proxies)
-        self._admission = admission
-        self._quotas = (
+        client = settings.per_client
+        self._limits = Limits(
+            name,
+            Quota(client.max_connections, client.max_connection_rate),
             Quota(settings.max_connections, settings.max_connection_rate),
-            Quota(settings.per_client.max_connections, settings.per_client.max_connection_rate),
+            admission,
         )
-        self._limits = any(quota.limits for quota in self._quotas)
-        self._keys: dict[Session, list[int]] = {}
+        self._held: dict[Session, tuple[int, ...]] = {}
         self._looks_at_clients = settings.balance == "source_hash"
         self._tells_nodes = any(way.proxy_protocol != "off" for way in self.ways.values())
         self._tls = (
@@ -165,7 +166,7 @@ class Forwarder:
         """Begin the session of a client whose address is known."""
         number = number_of(source[0]) if self._looks_at_clients and source is not None else 0
         session = Session(self, number, source, destination)
-        admitted = not self._limits or self._admit(session)
+        admitted = not self._limits.limits or self._admit(session)
         self.cells[Traffic.REFUSED_CONNECTIONS] += not admitted
         if self._tls is not None:
             if admitted:
@@ -221,36 +222,22 @@ class Forwarder:
 
     def _admit(self, session: Session) -> bool:
         """Count a session under all limits that it falls under, or under none if one of them is reached."""
-        service, client = self._quotas
-        wanted: list[tuple[int, Quota]] = []
-        if client.limits:  # first, so that whom its own limit refuses takes nothing from the others
-            host = client_key(session.source[0]) if session.source else LOCAL
-            wanted.append((key_of(self.name, host), client))
-        if service.limits:
-            wanted.append((key_of(self.name), service))
-        now_s = int(self._loop.time())
-        held: list[int] = []
-        for key, quota in wanted:
-            admitted = self._admission.admit(key, quota, now_s)
-            if admitted:
-                held.append(key)
-            elif admitted is not None:
-                for other in held:
-                    self._admission.leave(other)
-                log.debug("%s: %s has too many connections", self.name, session.source)
-                return False
-        self._keys[session] = held
+        host = session.source[0] if session.source else ""
+        refuses, held = self._limits.admit(host, int(self._loop.time()))
+        if refuses is not None:
+            log.debug("%s: %s has too many connections", self.name, session.source)
+            return False
+        self._held[session] = held
         return True
 
     def _forget_limits(self, session: Session) -> None:
-        for key in self._keys.pop(session, ()):
-            self._admission.leave(key)
+        self._limits.leave(self._held.pop(session, ()))
 
     def closed(self, session: Session) -> None:
         """Everything of SESSION is closed."""
         self.open.discard(session)
         self.sweep.discard(session)
-        if self._limits:
+        if self._limits.limits:
             self._forget_limits(session)
         self._look_for_end()
 
