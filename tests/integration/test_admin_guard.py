@@ -253,7 +253,7 @@ async def test_the_log_of_what_is_no_http_shows_no_token(
 
 
 async def test_no_error_shows_a_token(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    stage.supervisor.next_reload = RuntimeError("broken")
+    stage.supervisor.reloads.next = RuntimeError("broken")
     with caplog.at_level(logging.DEBUG):
         response = await stage.ask("POST", "/api/v1/reload", WRITER)
     assert response.status == 500

@@ -9,8 +9,8 @@ from trackproxy.admin.metrics.filling import fill
 from trackproxy.admin.metrics.processes import Usage
 from trackproxy.admin.metrics.seen import SUPERVISOR, Beats, Endpoint, Seen
 from trackproxy.admin.metrics.sheet import Sheet
-from trackproxy.admin.overview import Outcome
 from trackproxy.board import ROW, TRAFFIC_ROW
+from trackproxy.control.reloads import Outcome
 from trackproxy.control.traffic import RouteKey
 from trackproxy.control.views import Key, Probed
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,29 @@ from aiohttp.web import Application, Request
 from pytest_aiohttp.plugin import AiohttpClient
 
 from trackproxy.admin import bodies, check, listing
-from trackproxy.admin.api import OnlyIf, application
+from trackproxy.admin.api import application
 from trackproxy.admin.bodies import BODY_BYTES
-from trackproxy.admin.overview import Outcome
 from trackproxy.board import Counter
 from trackproxy.check_process import MOST_LINES
-from trackproxy.control.changes import Changes, Plan, Values
+from trackproxy.control.activation import Notifier
+from trackproxy.control.changes import Changes
 from trackproxy.control.cluster import Cluster
-from trackproxy.control.drain import Drain, Drains, Sticky
+from trackproxy.control.drain import Drains
 from trackproxy.control.events import Events
 from trackproxy.control.generation import Generation
 from trackproxy.control.generations import Generations
 from trackproxy.control.listeners import Listeners
-from trackproxy.control.overrides import Wanted
+from trackproxy.control.node_states import NodeStates
+from trackproxy.control.node_values import NodeValues
 from trackproxy.control.recent import Looks
+from trackproxy.control.reloads import Outcome
 from trackproxy.control.tasks import Tasks
+from trackproxy.control.turns import Turns
 from trackproxy.errors import ConfigError, StartFailed
 from trackproxy.health.looking import Result
 from trackproxy.health.probes import open_session
 from trackproxy.pool.nodes import AdminState
-from trackproxy.settings import load
+from trackproxy.settings import Settings, load
 
 Client = TestClient[Request, Application]
 
@@ -61,88 +64,62 @@ MUTATIONS = [
 ]
 
 
+class FakeGenerations(Generations):
+    """Generations without workers. unable: what the next `switch` raises."""
+
+    def __init__(self, cluster: Cluster, tasks: Tasks) -> None:
+        super().__init__(cluster, tasks)
+        self.cluster = cluster
+        self.running = [Generation(1, load(None, TREE), cluster.views[-1], Listeners(), 1)]
+        self.unable: Exception | None = None
+
+    async def switch(self, settings: Settings) -> Generation:
+        if self.unable:
+            raise self.unable
+        self.cluster.adopt(await self.cluster.view(settings, 1))
+        self.serving.settings = settings
+        return self.serving
+
+
+class FakeReloads:
+    """Reloads that read nothing. next: what the next one returns, or raises. asked: how many there were."""
+
+    def __init__(self) -> None:
+        self.next: str | Exception = "reloaded: generation 2 serves"
+        self.asked = 0
+        self.counts = {True: 0, False: 0}
+        self.last: Outcome | None = None
+
+    async def reload(self, who: str = "eve") -> str:
+        self.asked += 1
+        if isinstance(self.next, Exception):
+            raise self.next
+        return self.next
+
+
 class FakeSupervisor:
-    """What operators work on, without workers. next_reload: what the next reload returns, or raises."""
+    """What operators work on, without workers, signals and settings that could be read again."""
 
     def __init__(self, cluster: Cluster, changes: Changes) -> None:
+        tasks = Tasks()
         self.cluster = cluster
         self.changes = changes
         self.drains = Drains(cluster)
         self.events = Events()
         self.welcoming = True
-        self.next_reload: str | Exception = "reloaded: generation 2 serves"
-        self.asked_to_reload = 0
-        self.reloads = {True: 0, False: 0}
-        self.unable: Exception | None = None
-        self.generations = Generations(cluster, Tasks())
-        self.generations.running = [Generation(1, load(None, TREE), cluster.views[-1], Listeners(), 1)]
+        self.generations = FakeGenerations(cluster, tasks)
+        self.reloads = FakeReloads()
+        turns = Turns(self.generations, tasks)
+        self.node_states = NodeStates(cluster, self.drains, changes, turns, tasks)
+        self.node_values = NodeValues(changes, self.generations, turns, Notifier({}))
         self.looks = Looks(cluster.totals)
         self.started_at = 1000.0
-        self.reloaded: Outcome | None = None
         self.config: str | None = "/etc/trackproxy.toml"
         self.state_dir = "/var/lib/trackproxy"
         self.looked = 0
 
     def look(self) -> None:
         self.looked += 1
-
-    async def reload(self, who: str = "eve") -> str:
-        self.asked_to_reload += 1
-        if isinstance(self.next_reload, Exception):
-            raise self.next_reload
-        return self.next_reload
-
-    async def drain(
-        self,
-        node: str,
-        timeout_s: float,
-        sticky: Sticky = "keep",
-        who: str = "eve",
-        only_if: OnlyIf | None = None,
-    ) -> Drain:
-        self.expect(only_if)
-        return self.drains.begin(node, timeout_s, sticky)
-
-    async def disable(self, node: str, who: str = "eve", only_if: OnlyIf | None = None) -> None:
-        self.expect(only_if)
-        self.cluster.set_state(node, AdminState.DISABLED)
-        self.drains.forget(node)
-        await self.changes.keep_state(node, Wanted(AdminState.DISABLED), who)
-
-    async def ready(self, node: str, who: str = "eve", only_if: OnlyIf | None = None) -> None:
-        self.expect(only_if)
-        self.drains.forget(node)
-        self.cluster.set_state(node, AdminState.READY)
-        await self.changes.keep_state(node, Wanted(AdminState.READY), who)
-
-    async def set_values(
-        self,
-        node: str,
-        values: Values,
-        service: str = "",
-        who: str = "eve",
-        only_if: OnlyIf | None = None,
-    ) -> None:
-        self.expect(only_if)
-        await self.serve(self.changes.values(node, service, values, who))
-
-    async def add_node(self, name: str, address: str, settings: Mapping[str, Any], who: str = "eve") -> None:
-        await self.serve(self.changes.addition(name, address, settings, who))
-
-    async def remove_node(self, name: str, who: str = "eve", only_if: OnlyIf | None = None) -> None:
-        self.expect(only_if)
-        await self.serve(self.changes.removal(name, who))
-
-    def expect(self, only_if: OnlyIf | None) -> None:
-        if only_if is not None:
-            only_if()
-
-    async def serve(self, plan: Plan) -> None:
-        """As the supervisor's switch, without workers; raises `unable` if there is one."""
-        if self.unable:
-            raise self.unable
-        self.cluster.adopt(await self.cluster.view(plan.applied.settings, 1))
-        await self.changes.keep(plan)
 
     def count(self, row: int, cell: Counter, number: int) -> None:
         """Have a worker say so of an endpoint."""
@@ -218,7 +195,7 @@ async def test_nobody_is_told_of_nodes_before_any_settings_are_served(
 async def test_the_status_tells_of_the_program_and_its_workers(
     client: Client, supervisor: FakeSupervisor
 ) -> None:
-    supervisor.reloaded = Outcome(1001.0, ok=False, outcome="a typo")
+    supervisor.reloads.last = Outcome(1001.0, ok=False, outcome="a typo")
     body = await (await client.get("/api/v1/status")).json()
     assert body["started_at"] == 1000.0
     assert body["uptime_s"] > 0
@@ -253,7 +230,7 @@ async def test_a_service_of_which_some_nodes_are_out_is_degraded(
         row.watched.verdict.up = True
     supervisor.cluster.publish()
     assert (await (await client.get("/api/v1/services/web")).json())["status"] == "up"
-    await supervisor.disable("node2")
+    await supervisor.node_states.disable("node2")
     web = await (await client.get("/api/v1/services/web")).json()
     assert (web["status"], web["nodes"]) == ("degraded", {"total": 2, "eligible": 1, "up": 2})
 
@@ -404,7 +381,7 @@ async def test_a_reload_returns_what_came_of_it(client: Client) -> None:
 async def test_a_reload_that_changed_nothing_returns_every_problem(
     client: Client, supervisor: FakeSupervisor, error: Exception, problems: list[str]
 ) -> None:
-    supervisor.next_reload = error
+    supervisor.reloads.next = error
     response = await client.post("/api/v1/reload")
     assert response.status == 422
     assert (await problem(response))["problems"] == problems
@@ -541,11 +518,11 @@ async def test_what_does_not_fit_is_answered_with_why_and_changes_nothing(
 async def test_a_change_that_cannot_be_served_leaves_nothing_behind(
     client: Client, supervisor: FakeSupervisor
 ) -> None:
-    supervisor.unable = StartFailed("no worker starts")
-    response = await client.patch("/api/v1/nodes/node1", json={"weight": 5})
+    supervisor.generations.unable = StartFailed("no worker starts")
+    response = await client.patch("/api/v1/nodes/node1", json={"weight": 5, "max_connections": 8})
     assert response.status == 422
     assert (await problem(response))["problems"] == ["no worker starts"]
-    supervisor.unable = None
+    supervisor.generations.unable = None
     assert (await client.patch("/api/v1/nodes/node1", json={"max_connections": 9})).status == 200
     assert await weights(client, "node1") == {"web": 2}
 
@@ -593,7 +570,7 @@ async def test_only_post_changes_anything(
     assert (response.status, response.headers["Allow"]) == (405, "POST")
     assert (await problem(response))["detail"] == f"{target} takes POST, not {method}"
     assert supervisor.cluster.states["node1"] is AdminState.READY
-    assert supervisor.asked_to_reload == 0
+    assert supervisor.reloads.asked == 0
 
 
 async def test_nodes_are_not_put(client: Client) -> None:
@@ -620,7 +597,7 @@ async def test_a_wrong_body_changes_nothing(
     assert response.status == 400
     assert (await problem(response))["detail"].startswith(detail)
     assert supervisor.cluster.states["node1"] is AdminState.READY
-    assert supervisor.asked_to_reload == 0
+    assert supervisor.reloads.asked == 0
 
 
 @pytest.mark.parametrize(
@@ -674,14 +651,14 @@ async def test_nothing_is_changed_during_a_start_or_a_stop(
     assert response.status == 503
     await problem(response)
     assert supervisor.cluster.states["node1"] is AdminState.READY
-    assert supervisor.asked_to_reload == 0
+    assert supervisor.reloads.asked == 0
     assert (await client.get("/api/v1/nodes")).status == 200
 
 
 async def test_an_error_of_ours_is_a_problem_that_gives_nothing_away(
     client: Client, supervisor: FakeSupervisor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    supervisor.next_reload = RuntimeError("secret")
+    supervisor.reloads.next = RuntimeError("secret")
     response = await client.post("/api/v1/reload")
     assert response.status == 500
     assert "secret" not in str(await problem(response))
@@ -694,7 +671,7 @@ async def test_a_node_that_a_reload_drops_while_it_is_probed_is_unknown(
     async def ready(name: str, who: str) -> None:
         raise KeyError(name)
 
-    monkeypatch.setattr(supervisor, "ready", ready)
+    monkeypatch.setattr(supervisor.node_states, "ready", ready)
     assert (await client.post("/api/v1/nodes/node1/ready")).status == 404
 
 
@@ -741,7 +718,7 @@ async def test_we_are_not_ready_while_a_service_that_needs_a_node_has_none(
         row.watched.verdict.up = True
     supervisor.cluster.publish()
     assert (await client.get("/readyz")).status == 200
-    await supervisor.disable("node1")
+    await supervisor.node_states.disable("node1")
     assert (await client.get("/readyz")).status == 503
     assert (await client.get("/healthz")).status == 200
 
@@ -902,7 +879,7 @@ async def test_metrics_tell_what_is_counted_and_known_of_endpoints(
     client: Client, supervisor: FakeSupervisor
 ) -> None:
     supervisor.count(0, Counter.TOTAL, 7)
-    await supervisor.drain("node2", 600)
+    await supervisor.node_states.drain("node2", 600)
     text = await (await client.get("/metrics")).text()
     where = 'node="node1",route="",service="web"'
     assert f"trackproxy_endpoint_tries_total{{{where}}} 7.0\n" in text

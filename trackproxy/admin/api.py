@@ -35,7 +35,7 @@ that are named there, else it is answered with 412.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol, TypedDict
 from urllib.parse import quote
 
@@ -57,14 +57,14 @@ from trackproxy.admin.overview import services, status, without_nodes
 from trackproxy.admin.problems import Problem, answer_problems
 from trackproxy.admin.turns import OneByOne
 from trackproxy.admin.versions import etag, expected, version_of
-from trackproxy.control.changes import Changes, Values
-from trackproxy.control.drain import Drain, Sticky
+from trackproxy.control.changes import Changes
 from trackproxy.control.events import Events
+from trackproxy.control.node_states import NodeStates
+from trackproxy.control.node_values import NodeValues
+from trackproxy.control.turns import OnlyIf
 from trackproxy.errors import ConfigError, Conflict, NotChanged, Outdated, TrackproxyError
 from trackproxy.explain import unknown_key
 from trackproxy.units import Address
-
-OnlyIf = Callable[[], None]  # raises Outdated if a change is not to be made after all
 
 
 class Operated(Measured, Protocol):
@@ -72,21 +72,11 @@ class Operated(Measured, Protocol):
 
     changes: Changes
     events: Events
+    node_states: NodeStates
 
+    @property
+    def node_values(self) -> NodeValues: ...
     def look(self) -> None: ...
-    async def reload(self, who: str = ...) -> str: ...
-    async def drain(
-        self, node: str, timeout_s: float, sticky: Sticky = ..., who: str = ..., only_if: OnlyIf | None = ...
-    ) -> Drain: ...
-    async def disable(self, node: str, who: str = ..., only_if: OnlyIf | None = ...) -> None: ...
-    async def ready(self, node: str, who: str = ..., only_if: OnlyIf | None = ...) -> None: ...
-    async def set_values(
-        self, node: str, values: Values, service: str = ..., who: str = ..., only_if: OnlyIf | None = ...
-    ) -> None: ...
-    async def add_node(
-        self, name: str, address: str, settings: Mapping[str, Any], who: str = ...
-    ) -> None: ...
-    async def remove_node(self, name: str, who: str = ..., only_if: OnlyIf | None = ...) -> None: ...
 
 
 class Terms(TypedDict, total=False):
@@ -135,6 +125,8 @@ class Api:
 
     def __init__(self, operated: Operated) -> None:
         self._operated = operated
+        self._states = operated.node_states
+        self._values = operated.node_values
         self._checks = Checks()
         self._metrics = Metrics(operated)
         self._document = b""
@@ -194,19 +186,19 @@ class Api:
     async def drain(self, request: web.Request) -> web.Response:
         """Begin to drain a node, or change how; what comes of it is seen in the node."""
         name, order = await self._order(request, DrainOrder)
-        work = self._operated.drain(name, order.timeout, order.sticky, **self._terms(request, name))
+        work = self._states.drain(name, order.timeout, order.sticky, **self._terms(request, name))
         return await self._changed(work, name)
 
     async def disable(self, request: web.Request) -> web.Response:
         """Send nothing to a node any more."""
         name, _ = await self._order(request, Nothing)
-        return await self._changed(self._operated.disable(name, **self._terms(request, name)), name)
+        return await self._changed(self._states.disable(name, **self._terms(request, name)), name)
 
     async def ready(self, request: web.Request) -> web.Response:
         """Let a node take part again; one that was disabled is probed first."""
         name, _ = await self._order(request, Nothing)
         try:
-            return await self._changed(self._operated.ready(name, **self._terms(request, name)), name)
+            return await self._changed(self._states.ready(name, **self._terms(request, name)), name)
         except KeyError:
             raise self._unknown(name) from None  # a reload has dropped it while it was probed
 
@@ -218,7 +210,7 @@ class Api:
         values = order.model_dump(include=order.model_fields_set)
         if not values:
             raise Problem(400, "nothing is to be changed: give weight, max_connections or both")
-        work = self._operated.set_values(name, values, service, **self._terms(request, name))
+        work = self._values.change(name, values, service, **self._terms(request, name))
         return await self._changed(work, name)
 
     async def add(self, request: web.Request) -> web.Response:
@@ -227,7 +219,7 @@ class Api:
         order = await body_of(request, NodeOrder)
         settings = order.model_dump(exclude={"name", "address"}, exclude_none=True)
         address = _as_written(order.address)
-        work = self._operated.add_node(order.name, address, settings, request[CALLER].who)
+        work = self._values.add(order.name, address, settings, request[CALLER].who)
         response = await self._changed(work, order.name)
         response.set_status(201)
         response.headers["Location"] = f"/api/v1/nodes/{quote(order.name, safe='')}"
@@ -236,7 +228,7 @@ class Api:
     async def remove(self, request: web.Request) -> web.Response:
         """Serve without a node that was added at run time."""
         name, _ = await self._order(request, Nothing)
-        await _done(self._operated.remove_node(name, **self._terms(request, name)))
+        await _done(self._values.remove(name, **self._terms(request, name)))
         return web.json_response({"outcome": f"removed: {name}"})
 
     async def reload(self, request: web.Request) -> web.Response:
@@ -244,7 +236,7 @@ class Api:
         self._must_be_welcoming()
         await body_of(request, Nothing)
         try:
-            outcome = await self._operated.reload(request[CALLER].who)
+            outcome = await self._operated.reloads.reload(request[CALLER].who)
         except ConfigError as error:
             raise Problem(422, "not reloaded, the settings are wrong", error.problems) from error
         except TrackproxyError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -19,7 +19,7 @@ from trackproxy.admin.connections import BOUNDS, Bounds, Connections
 from trackproxy.admin.unix_socket import Identity, Unavailable, identity_of, opened_path, remove_path, why
 from trackproxy.admin_sections import Admin
 from trackproxy.control.activation import is_theirs
-from trackproxy.control.listeners import Place, Row, advice, open_alone, places_of
+from trackproxy.control.listeners import Hand, Place, Row, advice, open_alone, places_of
 from trackproxy.errors import ListenError
 from trackproxy.units import NOWHERE, Address
 
@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 
 SETTLE_S = 0.05  # for the requests of those who have just connected
 END_S = 1.0  # for answers that are still on their way when all is over
-
-Hand = Callable[[Place], Row]  # returns the sockets of a place that are open already, none if there are none
 
 
 @dataclass(slots=True, eq=False)

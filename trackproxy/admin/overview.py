@@ -14,6 +14,7 @@ from trackproxy.board import Counter, Process, Traffic
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.generations import Generations
 from trackproxy.control.recent import Looks
+from trackproxy.control.reloads import Outcome
 from trackproxy.control.traffic import RouteKey
 from trackproxy.control.views import Key, Row
 from trackproxy.http_sections import HttpService
@@ -21,29 +22,29 @@ from trackproxy.pool.nodes import AdminState
 from trackproxy.session_sections import SessionService
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of the last reload. at: seconds of the wall clock."""
+class Reloading(Protocol):
+    """Reads the settings again, see `control.reloads.Reloads`."""
 
-    at: float
-    ok: bool
-    outcome: str
+    counts: dict[bool, int]
+    last: Outcome | None
+
+    async def reload(self, who: str) -> str: ...
 
 
 class Whole(Protocol):
     """What is told of: the supervisor. See there."""
 
     cluster: Cluster
-    generations: Generations
     looks: Looks
     welcoming: bool
     started_at: float
-    reloaded: Outcome | None
+    config: str | None
+    state_dir: str
 
     @property
-    def config(self) -> str | None: ...
+    def generations(self) -> Generations: ...
     @property
-    def state_dir(self) -> str: ...
+    def reloads(self) -> Reloading: ...
 
 
 @cache
@@ -66,7 +67,7 @@ def status(whole: Whole, pid: int) -> dict[str, Any]:
         "generation": whole.generations.running[-1].number if whole.generations.running else None,
         "config": whole.config,
         "state_dir": whole.state_dir,
-        "reload": asdict(whole.reloaded) if whole.reloaded else None,
+        "reload": asdict(whole.reloads.last) if whole.reloads.last else None,
         "workers": list(_workers(whole.generations)),
         "journal": None,
     }

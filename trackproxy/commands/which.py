@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
 from urllib.parse import quote, urlsplit
 
+from trackproxy.addresses import is_ip
 from trackproxy.http.heads import IDEMPOTENT
 from trackproxy.http.matching import Matcher, Pattern, climbs
 from trackproxy.http_sections import HttpService
@@ -116,15 +116,7 @@ def _may_reach(listener: Address, target: _Target) -> bool:
         return False
     if listener.host in EVERYWHERE or listener.host == target.host:
         return True
-    return not (_is_address(target.host) and _is_address(listener.host))
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
+    return not (is_ip(target.host) and is_ip(listener.host))
 
 
 def _route_for(service: HttpService, target: _Target, method: str) -> Route | None:

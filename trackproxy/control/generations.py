@@ -55,6 +55,16 @@ class Generations:
         """The one that serves; there is one once `switch` or `adopt` has been called with success."""
         return self.running[-1]
 
+    def summary(self) -> str:
+        """Return in a few words what is served."""
+        settings = self.serving.settings
+        counts = {
+            "service": len(settings.services),
+            "node": len(settings.nodes),
+            "worker": count_workers(settings),
+        }
+        return ", ".join(f"{count} {thing}{'s' * (count != 1)}" for thing, count in counts.items())
+
     async def switch(self, settings: Settings) -> Generation:
         """Serve SETTINGS from now on; raises ListenError or StartFailed, and nothing has changed then."""
         count = count_workers(settings)

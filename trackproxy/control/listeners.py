@@ -15,7 +15,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -45,6 +45,7 @@ class Place(NamedTuple):
 
 
 Row = list[socket.socket]  # the sockets of one place: one for each worker, or one for all
+Hand = Callable[[Place], Row]  # returns the sockets of a place that are open already, none if there are none
 
 
 class Listeners:

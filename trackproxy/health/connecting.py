@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, TypeVar
 
+from trackproxy.addresses import is_ip
 from trackproxy.units import Address
 
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
@@ -63,13 +62,3 @@ async def look_up(host: str) -> list[str]:
     """Return the IP addresses of a name, at least one; raises OSError."""
     infos = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return [str(sockaddr[0]) for *_, sockaddr in infos]
-
-
-@lru_cache
-def is_ip(host: str) -> bool:
-    """Return whether HOST is an IP address, and no name."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

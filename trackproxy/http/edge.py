@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 from trackproxy.access.names import UNANSWERED, End, Phase
+from trackproxy.addresses import number_of, plain_host
 from trackproxy.clock import NEVER
 from trackproxy.errors import BadRequest
 from trackproxy.http.answers import CONTINUE
@@ -24,7 +25,7 @@ from trackproxy.http.heads import (
     read_request,
     without_empty_lines,
 )
-from trackproxy.http.identity import UNKNOWN, Connection, full_lines, number_of, plain_host, plain_lines
+from trackproxy.http.identity import UNKNOWN, Connection, client_behind, full_lines, plain_lines
 from trackproxy.sockets.secure import SecureTransport, untaken
 from trackproxy.tunnel import reset
 
@@ -284,7 +285,7 @@ class Edge(asyncio.BaseProtocol):
         """The peer is a trusted proxy: find out who is behind it, for this request."""
         named = request.fields.named.get
         peer = self._connection.peer.decode()
-        self.host, self._told = self.service.trust.client(peer, named(b"x-forwarded-for"))
+        self.host, self._told = client_behind(peer, named(b"x-forwarded-for"), self.service.trust)
         self.client = number_of(self.host)
 
     def is_secure(self, request: Request) -> bool:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trackproxy.access.names import End
+from trackproxy.addresses import Trust
 from trackproxy.http.agents import RULES, AgentRule, Agents, user_agent_in
-from trackproxy.http.identity import Trust
 from trackproxy.http.matching import climbs
 
 if TYPE_CHECKING:

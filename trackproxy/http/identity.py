@@ -9,98 +9,36 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from trackproxy.addresses import ADDRESS_LENGTH, Trust, address_of
 
 UNKNOWN = b"unknown"  # RFC 7239, 6.2: a client without an address, on a unix socket
 
-MEMO_ENTRIES = 4096  # what addresses mean is remembered: image proxies come again and again
-ADDRESS_LENGTH = 64  # longer texts are no addresses; the longest one has 39 characters, then there is a zone
 HOPS = 32  # entries of X-Forwarded-For that are looked at
 
 # An entry of X-Forwarded-For: an address, or "address:port" with IPv6 in brackets.
 _V4, _V6 = rb"([0-9.]+)", rb"([0-9A-Fa-f]*:[0-9A-Fa-f:.]*(?:%\w+)?)"
 _ENTRY = re.compile(rb"(?:%b|\[%b\])(?::[0-9]{1,5})?|%b" % (_V4, _V6, _V6))
 
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
 
+def client_behind(peer: str, forwarded_for: bytes | None, trust: Trust) -> tuple[str, bytes]:
+    """Return the address of the client, and what nodes are told in X-Forwarded-For.
 
-@lru_cache(MEMO_ENTRIES)
-def _address(host: str) -> Address | None:
-    """Return the address that HOST is, without its zone; an IPv4-mapped one is the IPv4 address."""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
-
-
-def plain_host(host: str) -> str:
-    """Return the IPv4 address that the kernel shows as an IPv4-mapped one; anything else as it is."""
-    return host[7:] if host.startswith("::ffff:") and "." in host else host
-
-
-def number_of(host: str) -> int:
-    """Return the number of an address, for policies; 0 if HOST is none."""
-    address = _address(host)
-    return 0 if address is None else int(address)
-
-
-@lru_cache(MEMO_ENTRIES)
-def client_key(host: str, v4_bits: int = 32, v6_bits: int = 64) -> str:
-    """Return the text of the network around HOST that counts as one client; HOST itself if it is no address.
-
-    One customer usually has a whole IPv6 /64, so that its single addresses tell nothing.
+    Each trusted hop is believed in whom it saw, so the list is read from its right end up to the first
+    address that is not trusted. What is further left anybody may have written: nodes do not see it.
     """
-    address = _address(host)
-    if address is None:
-        return host
-    return str(ip_network((address, v4_bits if address.version == 4 else v6_bits), strict=False))
-
-
-class Trust:
-    """Tells which peers are our own proxies, and who the client is behind them."""
-
-    def __init__(self, networks: Sequence[Network]) -> None:
-        self._networks = [_plain_network(network) for network in networks]
-        self._believed = lru_cache(MEMO_ENTRIES)(self._look)
-
-    def trusts(self, host: str) -> bool:
-        """Whether HOST is in one of the networks; what is no address is not."""
-        return bool(self._networks) and len(host) <= ADDRESS_LENGTH and self._believed(host)
-
-    def _look(self, host: str) -> bool:
-        address = _address(host)
-        return address is not None and any(address in network for network in self._networks)
-
-    def client(self, peer: str, forwarded_for: bytes | None) -> tuple[str, bytes]:
-        """Return the address of the client, and what nodes are told in X-Forwarded-For.
-
-        Each trusted hop is believed in whom it saw, so the list is read from its right end up to the first
-        address that is not trusted. What is further left anybody may have written: nodes do not see it.
-        """
-        if not forwarded_for or not self.trusts(peer):
-            return peer, peer.encode()
-        hops = [peer]
-        for entry in reversed(forwarded_for.rsplit(b",", HOPS)[-HOPS:]):
-            host = _host_in(entry.strip(b" \t"))
-            if host is None:
-                break
-            hops.append(host)
-            if not self.trusts(host):
-                break
-        return hops[-1], ", ".join(reversed(hops)).encode()
-
-
-def _plain_network(network: Network) -> Network:
-    """Return the IPv4 network that an IPv4-mapped one stands for: addresses are compared as IPv4."""
-    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
-    if mapped is None:
-        return network
-    return IPv4Network((mapped, network.prefixlen - 96))
+    if not forwarded_for or not trust.trusts(peer):
+        return peer, peer.encode()
+    hops = [peer]
+    for entry in reversed(forwarded_for.rsplit(b",", HOPS)[-HOPS:]):
+        host = _host_in(entry.strip(b" \t"))
+        if host is None:
+            break
+        hops.append(host)
+        if not trust.trusts(host):
+            break
+    return hops[-1], ", ".join(reversed(hops)).encode()
 
 
 def _host_in(entry: bytes) -> str | None:
@@ -108,7 +46,7 @@ def _host_in(entry: bytes) -> str | None:
     parts = _ENTRY.fullmatch(entry) if len(entry) <= ADDRESS_LENGTH else None
     if parts is None:
         return None
-    address = _address((parts[1] or parts[2] or parts[3]).decode())
+    address = address_of((parts[1] or parts[2] or parts[3]).decode())
     return None if address is None else str(address)
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trackproxy.http.identity import client_key
-from trackproxy.pool.admission import Admission, Quota, key_of
+from trackproxy.pool.admission import Admission, Quota
+from trackproxy.pool.limits import Limits, key_of_client
 from trackproxy.pool.rates import Rates
 
 if TYPE_CHECKING:
     from trackproxy.board import Board
     from trackproxy.http_sections import HttpService
-
-LOCAL = "local"  # clients without an address
 
 Refusal = tuple[int, str]  # status, reason
 
@@ -30,12 +28,12 @@ class Quotas:
         """NUMBER: of the worker on BOARD."""
         self._name = name
         client = settings.per_client
-        self._all = Quota(settings.max_connections)
-        self._one = Quota(client.max_connections)
-        self.limits_connections = self._all.limits or self._one.limits
         self.limits_rate = client.max_request_rate > 0
         others = [other for other in range(board.workers) if other != number]
-        self._admission = Admission(board.clients(number), [board.clients(other) for other in others])
+        admission = Admission(board.clients(number), [board.clients(other) for other in others])
+        each, whole = Quota(client.max_connections), Quota(settings.max_connections)
+        self._connections = Limits(name, each, whole, admission)
+        self.limits_connections = self._connections.limits
         if self.limits_rate:
             tables = [board.rates(other) for other in others]
             burst = client.burst or client.max_request_rate
@@ -46,29 +44,18 @@ class Quotas:
 
         NOW: of a clock that all workers share. TRUSTED: it is a proxy, whose connections are many clients'.
         """
-        held: list[int] = []
-        wanted = (
-            (self._one, key_of(self._name, client_key(host) if host else LOCAL), TOO_MANY),
-            (self._all, key_of(self._name), NO_ROOM),
-        )
-        for quota, key, refusal in wanted[trusted:]:
-            if quota.limits:
-                admitted = self._admission.admit(key, quota, int(now))
-                if admitted is False:
-                    self.leave(held)
-                    return refusal, ()
-                if admitted:
-                    held.append(key)
-        return None, tuple(held)
+        refuses, held = self._connections.admit(host, int(now), trusted=trusted)
+        if refuses is None:
+            return None, held
+        return NO_ROOM if refuses is self._connections.whole else TOO_MANY, held
 
-    def leave(self, held: tuple[int, ...] | list[int]) -> None:
+    def leave(self, held: tuple[int, ...]) -> None:
         """A connection that was admitted is over."""
-        for key in held:
-            self._admission.leave(key)
+        self._connections.leave(held)
 
     def wait_s(self, host: str, now: float) -> float:
         """Count a request from HOST; return 0.0 if it may come, else the seconds until it might.
 
         NOW: of a clock that all workers share.
         """
-        return self._rates.take(key_of(self._name, client_key(host) if host else LOCAL), now)
+        return self._rates.take(key_of_client(self._name, host), now)

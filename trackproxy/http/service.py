@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from math import ceil
 
+from trackproxy.addresses import Trust
 from trackproxy.board import Traffic
 from trackproxy.clock import Sweep
 from trackproxy.http.access import Access
@@ -28,7 +29,7 @@ from trackproxy.http.framing import ChunkedReader, RequestBody
 from trackproxy.http.gate import Gate
 from trackproxy.http.group import Group
 from trackproxy.http.heads import CLOSE, IDEMPOTENT, Request
-from trackproxy.http.identity import RequestIds, Trust
+from trackproxy.http.identity import RequestIds
 from trackproxy.http.matching import Matcher, Pattern
 from trackproxy.http.means import Means
 from trackproxy.http.quotas import Quotas

@@ -9,26 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Callable, Coroutine
-from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 from trackproxy.board import TRAFFIC_ROW, Counter, Traffic, no_row
 from trackproxy.dialects import Reason
 from trackproxy.health.ejections import Ejections
-from trackproxy.pool.admission import Admission, Quota, key_of
+from trackproxy.pool.admission import Admission
 from trackproxy.pool.balancer import Balancer
 from trackproxy.pool.endpoints import Health
-from trackproxy.proxy_protocol import Peer, ProxyHeader, header
+from trackproxy.proxy_protocol import header
 from trackproxy.sockets.entrance import Entrance
 from trackproxy.sockets.listening import Listening
-from trackproxy.tcp.clients import PlainClient
+from trackproxy.tcp.arrivals import Arrivals
 from trackproxy.tcp.dial import Failed
 from trackproxy.tcp.session import Session, Stage
-from trackproxy.tcp.tls_relay import TlsClient
-from trackproxy.tcp.way import Way, keep_alive
-from trackproxy.tls import server_context, told_of
+from trackproxy.tcp.way import Way
 
 if TYPE_CHECKING:
     from trackproxy.pool.endpoints import Endpoint
@@ -40,7 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REPORT_S = 1.0  # how often running sessions tell how much they have passed on
-CLIENT_BITS = 64  # of an IPv6 address that tell clients apart
 
 
 class Forwarder:
@@ -82,24 +77,10 @@ class Forwarder:
         self.open: set[Session | Entrance] = set()
         self.waiting: dict[Session, None] = {}
         self.access: SessionAccess | None = None
-        self._loop = asyncio.get_running_loop()
-        self._admission = admission
-        self._quotas = (
-            Quota(settings.max_connections, settings.max_connection_rate),
-            Quota(settings.per_client.max_connections, settings.per_client.max_connection_rate),
-        )
-        self._limits = any(quota.limits for quota in self._quotas)
-        self._keys: dict[Session, list[int]] = {}
-        self._looks_at_clients = settings.balance == "source_hash"
-        self._tells_nodes = any(way.proxy_protocol != "off" for way in self.ways.values())
-        self._tls = (
-            server_context(settings.certificate, settings.private_key)
-            if settings.tls == "terminate"
-            else None
-        )
-        self._shaking = 0  # clients whose TLS handshake is under way
+        self.loop = asyncio.get_running_loop()
         self._waking = False
         self._draining = False
+        self._arrivals = Arrivals(self, admission)
         self._on_end: Callable[[], None] = _nothing
         self._tasks: set[asyncio.Task[object]] = set()
         self.deadline = self.sweep.now + REPORT_S
@@ -118,143 +99,28 @@ class Forwarder:
     @property
     def connections(self) -> int:
         """How many file descriptors the connections of both sides, and pipes, take."""
-        return 2 * (len(self.open) + self.tools.pipes.lent) + self._shaking
+        return 2 * (len(self.open) + self.tools.pipes.lent) + self._arrivals.handshakes
 
     async def listen(self, listener: socket.socket, *, tls: bool = False) -> Listening:
         """Take connections from LISTENER until what is returned is closed; the socket stays open."""
-        listener.setblocking(False)
-        keep_alive(listener)  # connections inherit it
-        if listener.family != socket.AF_UNIX:
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return Listening(listener, self.tools.poller, self._loop, self.take)
+        return self._arrivals.listen(listener)
 
     def take(self, sock: socket.socket, peer: object = None, *, tls: bool = False) -> None:
         """Serve a client; PEER: its address, as `accept` returns it."""
-        sock.setblocking(False)
-        self.cells[Traffic.ACCEPTED] += 1
-        source = (peer[0], peer[1]) if isinstance(peer, tuple) else None
-        if self.settings.accept_proxy_protocol and source is not None and self._trusts(source[0]):
-            self._await_header(sock, source)
-        else:
-            own = sock.getsockname() if self._tells_nodes and source is not None else None
-            self._welcome(sock, source, own[:2] if own else None)
+        self._arrivals.take(sock, peer)
         self.on_open()
 
-    def _trusts(self, host: str) -> bool:
-        address = ip_address(host.partition("%")[0])
-        return any(_plain(address) in network for network in self.settings.trusted_proxies)
-
-    def _await_header(self, sock: socket.socket, source: Peer) -> None:
-        def heard(said: ProxyHeader) -> None:
-            self._drop(entrance)
-            self._welcome(sock, said.source or source, said.destination or sock.getsockname()[:2])
-
-        deadline = self.sweep.now + self.settings.timeouts.proxy_header
-        entrance = Entrance(sock, self.tools.poller, deadline, heard, self._turned_away)
-        self.open.add(entrance)
-        self.sweep.add(entrance)
-
-    def _turned_away(self, entrance: Entrance, reason: str) -> None:
-        log.info("%s: a trusted proxy was turned away: %s", self.name, reason)
-        self.cells[Traffic.REFUSED_PROXY_HEADER] += 1
-        self._drop(entrance)
-        self._look_for_end()
-
-    def _drop(self, entrance: Entrance) -> None:
-        self.open.discard(entrance)
-        self.sweep.discard(entrance)
-
-    def _welcome(self, sock: socket.socket, source: Peer | None, destination: Peer | None) -> None:
-        """Begin the session of a client whose address is known."""
-        number = _number(source[0]) if self._looks_at_clients and source is not None else 0
-        session = Session(self, number, source, destination)
-        admitted = not self._limits or self._admit(session)
-        self.cells[Traffic.REFUSED_CONNECTIONS] += not admitted
-        if self._tls is not None:
-            if admitted:
-                self.spawn(self._secure(sock, session, self._tls))
-            else:
-                session.turned_away()
-                sock.close()  # rather than shake hands with a flood
-            return
-        client = PlainClient(sock, self.tools, session.client_gone, session.over)
-        self._open(session)
-        self.tools.poller.watch(sock, client.early)
-        if admitted:
-            session.begin(client)
-        else:
-            session.refuse_at_once(client, Reason.CROWDED)
-
-    async def _secure(self, sock: socket.socket, session: Session, context: ssl.SSLContext) -> None:
-        """Shake hands with the client, then begin."""
-        linger_s = self.settings.timeouts.linger
-        client = TlsClient(self.tools, self.spawn, linger_s)
-        self._shaking += 1
-        try:
-            await self._loop.connect_accepted_socket(
-                lambda: client,
-                sock,
-                ssl=context,
-                ssl_handshake_timeout=self.settings.timeouts.tls_handshake,
-                ssl_shutdown_timeout=linger_s,
-            )
-        except (OSError, asyncio.CancelledError) as error:
-            log.debug("%s: no TLS with a client: %s", self.name, error)
-            self._forget_limits(session)
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            self.cells[Traffic.REFUSED_HANDSHAKE] += 1
-            return
-        finally:
-            self._shaking -= 1
-        if client.lost or client.transport.is_closing():
-            self._forget_limits(session)
-            client.transport.abort()
-            return
-        client.gone, client.over = session.client_gone, session.over
-        secure = client.transport.get_extra_info("ssl_object")
-        if session.story is not None and isinstance(secure, ssl.SSLObject):
-            session.story.tls = told_of(secure)
-        self._open(session)
-        session.begin(client)
-
-    def _open(self, session: Session) -> None:
+    def opened(self, session: Session) -> None:
+        """The client of SESSION is connected, and speaks TLS if it has to: call `closed` at its end."""
         self.open.add(session)
         self.sweep.add(session)
-
-    def _admit(self, session: Session) -> bool:
-        """Count a session under all limits that it falls under, or under none if one of them is reached."""
-        service, client = self._quotas
-        wanted: list[tuple[int, Quota]] = []
-        if client.limits:  # first, so that whom its own limit refuses takes nothing from the others
-            wanted.append((key_of(self.name, _client_text(session.source)), client))
-        if service.limits:
-            wanted.append((key_of(self.name), service))
-        now_s = int(self._loop.time())
-        held: list[int] = []
-        for key, quota in wanted:
-            admitted = self._admission.admit(key, quota, now_s)
-            if admitted:
-                held.append(key)
-            elif admitted is not None:
-                for other in held:
-                    self._admission.leave(other)
-                log.debug("%s: %s has too many connections", self.name, session.source)
-                return False
-        self._keys[session] = held
-        return True
-
-    def _forget_limits(self, session: Session) -> None:
-        for key in self._keys.pop(session, ()):
-            self._admission.leave(key)
 
     def closed(self, session: Session) -> None:
         """Everything of SESSION is closed."""
         self.open.discard(session)
         self.sweep.discard(session)
-        if self._limits:
-            self._forget_limits(session)
-        self._look_for_end()
+        self._arrivals.left(session)
+        self.look_for_end()
 
     # --- the way of a session ---
 
@@ -422,7 +288,7 @@ class Forwarder:
 
     def spawn(self, work: Coroutine[object, object, object]) -> None:
         """Run WORK, keep it, and log what it should not have raised."""
-        task = self._loop.create_task(work, name=f"{self.name}: session")
+        task = self.loop.create_task(work, name=f"{self.name}: session")
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
@@ -430,9 +296,10 @@ class Forwarder:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s: unexpected error", self.name, exc_info=error)
-        self._look_for_end()
+        self.look_for_end()
 
-    def _look_for_end(self) -> None:
+    def look_for_end(self) -> None:
+        """If nobody new comes, and nobody is left, say so."""
         if self._draining and self.is_over:
             self._on_end()
 
@@ -460,24 +327,6 @@ class Forwarder:
                 one.part(Reason.LEAVING)
             else:
                 one.abort()
-
-
-def _plain(address: object) -> object:
-    """Return the IPv4 address that an IPv6 socket has put into an IPv6 address, else the address."""
-    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
-
-
-def _number(host: str) -> int:
-    """Return the number of an address, for policies."""
-    return int(ip_address(host.partition("%")[0]))
-
-
-def _client_text(source: Peer | None) -> str:
-    """Return what tells clients apart: the IPv4 address, or the network of an IPv6 address."""
-    if source is None:
-        return "local"
-    address = _plain(ip_address(source[0].partition("%")[0]))
-    return str(int(address) >> CLIENT_BITS) if isinstance(address, IPv6Address) else str(address)
 
 
 def _nobody(index: int) -> None:

@@ -6,8 +6,9 @@ import socket
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
+from trackproxy.addresses import is_ip
 from trackproxy.board import BUCKETS_S, Counter
-from trackproxy.health.connecting import is_ip, look_up
+from trackproxy.health.connecting import look_up
 
 if TYPE_CHECKING:
     from trackproxy.clock import Sweep

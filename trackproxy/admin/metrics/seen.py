@@ -13,9 +13,10 @@ from typing import Protocol
 
 from trackproxy.admin.metrics.ends import Served
 from trackproxy.admin.nodes import healths, out_now
-from trackproxy.admin.overview import Outcome, Whole, is_eligible
+from trackproxy.admin.overview import Whole, is_eligible
 from trackproxy.board import Process
 from trackproxy.control.drain import Drains
+from trackproxy.control.reloads import Outcome
 from trackproxy.control.traffic import RouteKey
 from trackproxy.control.views import Key, Probed, Row
 from trackproxy.session_sections import SessionService
@@ -24,10 +25,9 @@ SUPERVISOR = ("supervisor", "", "")
 
 
 class Measured(Whole, Protocol):
-    """What is measured: the supervisor. reloads: how many there were, by whether they went well."""
+    """What is measured: the supervisor."""
 
     drains: Drains
-    reloads: dict[bool, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,8 @@ def see(measured: Measured, certificates: dict[str, Served]) -> Seen:
         pids=dict(_pids(measured)),
         deaths=cluster.crashes,
         generation=running[-1].number if running else 0,
-        reloads=dict(measured.reloads),
-        reloaded=measured.reloaded,
+        reloads=dict(measured.reloads.counts),
+        reloaded=measured.reloads.last,
         certificates=certificates,
     )
 
