@@ -574,7 +574,7 @@ def test_what_was_kept_once_is_not_written_again_over_what_another_has_done_sinc
 
 ROUNDS = 60
 MOST_ROUNDS = 20 * ROUNDS
-MOST_S = 12.0
+MOST_S = 90.0
 
 
 class Writer:
