@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp.http_exceptions import BadHttpMessage
 
 from tests.unit.test_api import FakeSupervisor, supervisor
 from trackproxy.admin import access, guard
@@ -238,8 +239,9 @@ async def test_many_wrong_tokens_at_once_are_refused_and_keep_nobody_out(
     ],
 )
 async def test_the_log_of_what_is_no_http_shows_no_token(
-    stage: Stage, caplog: pytest.LogCaptureFixture, line: bytes
+    stage: Stage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, line: bytes
 ) -> None:
+    monkeypatch.setattr(guard, "QUIET_S", 0.0)
     host, port = stage.listener.addresses[0].split(":")
     with caplog.at_level(logging.DEBUG):
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -250,6 +252,22 @@ async def test_the_log_of_what_is_no_http_shows_no_token(
     assert "no HTTP, from 127.0.0.1" in caplog.text
     assert "tp_writer" not in caplog.text
     assert "Traceback" not in caplog.text
+
+
+def test_the_log_counts_what_is_no_http_and_does_not_repeat_itself() -> None:
+    quiet, error = guard.NoHttp(), BadHttpMessage("tp_writer")
+
+    def said(at: float) -> str | None:
+        record = logging.LogRecord(
+            "admin", logging.ERROR, "", 0, "%s", ("10.0.0.1",), (type(error), error, None)
+        )
+        record.created = at
+        return record.getMessage() if quiet.filter(record) else None
+
+    first = "the admin endpoint has refused what is no HTTP, from 10.0.0.1"
+    assert [said(at) for at in (100.0, 101.0, 109.9)] == [first, None, None]
+    assert said(110.0) == f"{first}, and 2 times before"
+    assert said(120.0) == first
 
 
 async def test_no_error_shows_a_token(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:

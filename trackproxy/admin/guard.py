@@ -15,6 +15,7 @@ from trackproxy.admin_sections import Admin
 
 log = logging.getLogger(__name__)
 
+QUIET_S = 10.0  # after a line about what is no HTTP
 MOST_WAITING = 64  # answers to wrong tokens at once; more are refused without a wait
 
 CALLER = web.RequestKey("caller", Caller)
@@ -105,14 +106,27 @@ def add_headers_to(response: web.StreamResponse) -> None:
     response.headers["Server"] = "trackproxy"
 
 
-def _without_what_was_sent(record: logging.LogRecord) -> bool:
-    """Say of a request that is no HTTP only whose it was: the rest may hold a token."""
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, HttpProcessingError):
+class NoHttp(logging.Filter):
+    """Says of a request that is no HTTP only whose it was: the rest may hold a token. And not of each one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said = float("-inf")
+        self._unsaid = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            return True
+        if record.created - self._said < QUIET_S:
+            self._unsaid += 1
+            return False
+        more = f", and {self._unsaid} times before" if self._unsaid else ""
+        self._said, self._unsaid = record.created, 0
         record.exc_info = None
         record.levelno, record.levelname = logging.INFO, "INFO"
-        record.msg = "the admin endpoint has refused what is no HTTP, from %s"
-    return True
+        record.msg = f"the admin endpoint has refused what is no HTTP, from %s{more}"
+        return True
 
 
-SERVER_LOG.addFilter(_without_what_was_sent)
+SERVER_LOG.addFilter(NoHttp())
