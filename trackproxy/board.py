@@ -398,6 +398,7 @@ class Board:
         Call it when that process has been waited for, and before another one starts in its place: in between
         the supervisor is the one writer of these cells. Leases are the supervisor's all along, and stay.
         So do `learned`, which is true without the worker that wrote it, and `rates`, which only time ends.
+        TOTAL is told once a beat, answers as they come: a worker has had at least as many as it has answered.
         """
         process = self.process(worker)
         for own in PROCESS_GAUGES:
@@ -408,6 +409,11 @@ class Board:
         for cells in (self._claims[worker], self._wants[worker], *kinds):
             for endpoint in range(self.endpoints):
                 cells[endpoint] = 0  # one store each; a slice assignment promises none
+        for endpoint in range(self.endpoints):
+            row = self.counters(worker, endpoint)
+            row[Counter.TOTAL] = max(
+                row[Counter.TOTAL], sum(row[Counter.STATUS_1XX : Counter.STATUS_5XX + 1])
+            )
         clients = self._clients[worker]
         for place, held in enumerate(clients.tolist()):
             if held:

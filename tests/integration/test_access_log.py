@@ -331,6 +331,28 @@ async def test_a_line_says_who_ended_a_request_and_in_which_phase(stage: Stage, 
     assert ending(lines[-1]) == expected
 
 
+PASSWORD = b"//ann:secret@h/a@b"
+WITH_PASSWORD = {
+    "of a target": b"GET http:%b HTTP/1.1\r\nHost: h\r\n\r\n" % PASSWORD,
+    "of a referer": b"GET / HTTP/1.1\r\nHost: h\r\nReferer: http:%b\r\n\r\n" % PASSWORD,
+    "of a referer beside an agent": b"GET / HTTP/1.1\r\nHost: h\r\nReferer: http:%b\r\nUser-Agent: x\r\n\r\n"
+    % PASSWORD,
+}
+
+
+@pytest.mark.parametrize("form", ["json", "combined"])
+@pytest.mark.parametrize("name", WITH_PASSWORD)
+async def test_passwords_are_not_logged(stage: Stage, log: Log, name: str, form: str) -> None:
+    log.settings["format"] = form
+    client = await web(stage, log, await stage.start_node())
+    await client.send(WITH_PASSWORD[name])
+    await client.answer()
+    await until(lambda: log.path.exists() and log.path.read_bytes().endswith(b"\n"))
+    line = log.path.read_bytes()
+    assert b"secret" not in line
+    assert b"http://h/a@b" in line
+
+
 async def test_a_line_tells_all_nodes_that_were_tried(stage: Stage, log: Log) -> None:
     good, bad = await stage.start_node(), await stage.start_node(breaking_off())
     order = [{"priority": number} for number in range(3)]

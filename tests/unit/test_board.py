@@ -319,8 +319,27 @@ def test_retiring_a_worker_clears_its_gauges_claims_wants_and_clients_and_nothin
             if worker == retired:
                 for gauge in gauges.get(kind, ()):
                     row[gauge] = 0
+            if worker == retired and kind == "counters":
+                row[Counter.TOTAL] = max(row[Counter.TOTAL], answers_in(row))
         board.retire(retired)
         assert read(board) == expected
+
+
+def test_a_worker_killed_between_two_beats_has_had_as_many_requests_as_it_has_answered(
+    board: Board,
+) -> None:
+    row = board.counters(1, 2)
+    row[Counter.TOTAL] = 5  # as last told
+    row[Counter.STATUS_2XX], row[Counter.STATUS_5XX] = 6, 3
+    board.retire(1)
+    assert row[Counter.TOTAL] == 9
+    row[Counter.TOTAL] = 11  # two came to nothing
+    board.retire(1)
+    assert row[Counter.TOTAL] == 11
+
+
+def answers_in(row: list[int]) -> int:
+    return sum(row[Counter.STATUS_1XX : Counter.STATUS_5XX + 1])
 
 
 def test_slices_outlive_their_board_and_it_may_be_closed_twice() -> None:

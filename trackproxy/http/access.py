@@ -25,7 +25,7 @@ from trackproxy.access.names import (
     End,
     Phase,
 )
-from trackproxy.http.agents import said_in
+from trackproxy.http.agents import said_in, without_password
 from trackproxy.tls import told_of
 
 if TYPE_CHECKING:
@@ -217,7 +217,8 @@ class Access:
         told = self._met(edge) | {"time": now}
         line = said.lstrip(b"\r\n").partition(b"\r\n")[0]
         if line:
-            told["request"] = (line if self._query else line.partition(b"?")[0])[:LINE_BYTES]
+            asked = line if self._query else line.partition(b"?")[0]
+            told["request"] = without_password(asked)[:LINE_BYTES]
         return told
 
     def _tries(self, request: Request, endpoint: Endpoint | None, outcome: str) -> Told:

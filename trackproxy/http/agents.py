@@ -84,18 +84,24 @@ def user_agent_in(block: bytes) -> bytes:
 
 
 REFERER, AGENT = b"\nReferer: ", b"\nUser-Agent: "  # as most clients write them
+_USER_INFORMATION = re.compile(rb"//[^/?#\s]*@")
 _REFERER = re.compile(rb"\n[Rr][Ee][Ff][Ee][Rr][Ee][Rr]:([^\r\n]*)")
 
 
 def said_in(fields: RequestFields) -> tuple[bytes, bytes]:
-    """Return the values of Referer and User-Agent, nothing where there is none."""
+    """Return the values of Referer, without a password, and of User-Agent, nothing where there is none."""
     block = fields.usual or b"\n" + fields.forward
     referer_at, agent_at = block.find(REFERER), block.find(AGENT)
     if referer_at < 0 or agent_at < 0:  # most clients send both, in this way of writing
-        return _value(block, _REFERER), _value(block, _USER_AGENT)
+        return without_password(_value(block, _REFERER)), _value(block, _USER_AGENT)
     referer = block[referer_at + len(REFERER) : block.find(b"\r", referer_at)]
     agent = block[agent_at + len(AGENT) : block.find(b"\r", agent_at)]
-    return referer.strip(b" \t"), agent.strip(b" \t")
+    return without_password(referer.strip(b" \t")), agent.strip(b" \t")
+
+
+def without_password(said: bytes) -> bytes:
+    """Return a URL, or a line with one, without the name and password of RFC 3986, 3.2.1."""
+    return _USER_INFORMATION.sub(b"//", said) if b"@" in said else said
 
 
 def _value(block: bytes, pattern: re.Pattern[bytes]) -> bytes:

@@ -122,7 +122,8 @@ class QuickJson(_Quick):
         if referer_at >= 0 and agent_at >= 0:
             referer = block[referer_at + len(REFERER) : block.find(b"\r", referer_at)].strip()
             agent = block[agent_at + len(AGENT) : block.find(b"\r", agent_at)].strip()
-            if referer and agent and not (referer + agent).translate(None, SAFE_IN_QUOTES):
+            plain = not (referer + agent).translate(None, SAFE_IN_QUOTES) and b"@" not in referer
+            if referer and agent and plain:
                 fields.in_json = part = HEAD_IN_JSON % (host, referer, agent)
                 return part
         members = Json().members(self._said(fields), HEAD_FIELDS)
