@@ -20,7 +20,7 @@ from trackproxy.errors import TrackproxyError
 from trackproxy.telling import tell
 
 if TYPE_CHECKING:
-    from trackproxy.certificates import Certificates
+    from trackproxy.certificates.index import Certificates
     from trackproxy.tickets import Tickets
 
 log = logging.getLogger(__name__)

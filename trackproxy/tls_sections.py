@@ -13,7 +13,8 @@ from trackproxy.sections import Section, host_name
 from trackproxy.units import FilePath, ListenAddress, Port, Span
 
 if TYPE_CHECKING:
-    from trackproxy.certificates import FileSource, Findings
+    from trackproxy.certificates.findings import Findings
+    from trackproxy.certificates.sources import FileSource
 
 
 class Certificate(Section):
@@ -70,7 +71,8 @@ class Tls(Section):
             yield from self._cipher_problems()
 
     def _file_problems(self) -> Iterator[tuple[KeyPath, str]]:
-        from trackproxy.certificates import FileSource, problems, unusable  # few services need it
+        from trackproxy.certificates.findings import problems, unusable  # few services need it
+        from trackproxy.certificates.sources import FileSource
 
         for index, one in enumerate(self.certificates):
             for problem in problems([FileSource([(one.certificate, one.private_key)], "")]):
@@ -89,13 +91,13 @@ class Tls(Section):
 
     def findings(self) -> Findings:
         """Look at every certificate; of those in the folder some may be bad, and the others are served."""
-        from trackproxy.certificates import examine
+        from trackproxy.certificates.findings import examine
 
         return examine([self.source()] if self.listen else [], time.time())
 
     def source(self) -> FileSource:
         """Return where certificates come from."""
-        from trackproxy.certificates import FileSource
+        from trackproxy.certificates.sources import FileSource
 
         return FileSource([(one.certificate, one.private_key) for one in self.certificates], self.folder)
 

@@ -19,7 +19,8 @@ REQUIRED = "5,000 loaded in less than 5 s, at most 20,480 bytes each"
 LOADER = """
 import gc, json, sys, time
 from pathlib import Path
-from trackproxy.certificates import Certificates, FileSource
+from trackproxy.certificates.index import Certificates
+from trackproxy.certificates.sources import FileSource
 
 def resident():
     gc.collect()

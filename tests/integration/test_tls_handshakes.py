@@ -20,7 +20,8 @@ import pytest
 
 from tests.unit.test_certificates import RSA_KEY, der, make, put
 from trackproxy import tickets as tickets_module
-from trackproxy.certificates import Certificates, FileSource
+from trackproxy.certificates.index import Certificates
+from trackproxy.certificates.sources import FileSource
 from trackproxy.tickets import PERIOD_S, Tickets
 from trackproxy.tls import listener_context, server_context, upstream_context
 
@@ -344,7 +345,8 @@ async def test_new_keys_end_old_sessions_in_all_processes_at_once(
 PROCESS = """
     import asyncio, sys, uvloop
     from tests.integration.test_tls_handshakes import Echo
-    from trackproxy.certificates import Certificates, FileSource
+    from trackproxy.certificates.index import Certificates
+    from trackproxy.certificates.sources import FileSource
     from trackproxy.tickets import Tickets
     from trackproxy.tls import listener_context
 

@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from trackproxy.certificates import Certificates, Files, FileSource, examine, problems
+from trackproxy.certificates.findings import examine, problems
+from trackproxy.certificates.index import Certificates
+from trackproxy.certificates.sources import Files, FileSource
 from trackproxy.tls import CertificateError, Rules, check_ciphers, upstream_context
 
 RSA_KEY = rsa.generate_private_key(65537, 2048)  # once: it takes time

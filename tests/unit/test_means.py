@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.told import told
 from trackproxy.board import Board
-from trackproxy.certificates import Complaint
+from trackproxy.certificates.index import Complaint
 from trackproxy.http.means import Means
 from trackproxy.sockets.poller import Poller
 

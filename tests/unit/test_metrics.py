@@ -29,7 +29,8 @@ from trackproxy.admin.metrics.processes import usage_of
 from trackproxy.admin.metrics.seen import Seen
 from trackproxy.admin.metrics.sheet import TOLD_S, Sheet, Writer
 from trackproxy.board import BUCKETS_S, HISTOGRAM, Counter, Traffic
-from trackproxy.certificates import Files, read
+from trackproxy.certificates.reading import read
+from trackproxy.certificates.sources import Files
 from trackproxy.control.traffic import RouteKey
 from trackproxy.settings import Settings, load
 
@@ -296,7 +297,7 @@ async def test_a_certificate_without_a_name_is_told_by_its_file(
     (tmp_path / "\udcff.pem").write_bytes(b"".join(chain))
     certificate = replace(read(Files(str(tmp_path / "\udcff.pem"), str(tmp_path / "\udcff.pem"))), names=())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trackproxy.certificates.read", lambda files: certificate)
+        patch.setattr("trackproxy.certificates.reading.read", lambda files: certificate)
         told = await found_by(Ends(), secured(tmp_path))
     assert [*told] == [f"{tmp_path}/\ufffd.pem"]
 

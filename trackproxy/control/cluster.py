@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -18,19 +17,17 @@ from typing import Any
 import aiohttp
 
 from trackproxy.board import GAUGES, ROW, Board, Counter, State
-from trackproxy.control.memory import recall, remember
+from trackproxy.control.memory import HealthMemory
+from trackproxy.control.panics import Panics
+from trackproxy.control.probing import Probing
 from trackproxy.control.sharing import lease_first
-from trackproxy.control.tasks import Tasks
 from trackproxy.control.traffic import RouteKey, RouteTotals, by_name, from_names
 from trackproxy.control.views import Key, Probed, Row, View, Watched, left, totals
-from trackproxy.health.checker import Checker
 from trackproxy.health.looking import Result
-from trackproxy.health.probes import make_prober
 from trackproxy.health.slow_start import share as share_of_weight
 from trackproxy.health.verdict import Verdict
 from trackproxy.pool.learned import carry
 from trackproxy.pool.nodes import AdminState
-from trackproxy.pool.panic import panics
 from trackproxy.session_sections import SessionService
 from trackproxy.settings import AnyService, EndpointConfig, Settings, groups_of, routes_of
 from trackproxy.step import BEAT_S
@@ -52,13 +49,10 @@ class Cluster:
 
     def __init__(self, folder: Path, session: aiohttp.ClientSession) -> None:
         """FOLDER: where health is kept. SESSION: what probes go through; see `open_session`."""
-        self._folder = folder
-        self._session = session
-        self._remembered = recall(folder)
-        self._writable = True
-        self._tasks = Tasks()
+        self._memory = HealthMemory(folder)
+        self._probing = Probing(session, self._heard)
         self._watched: dict[Key, Watched] = {}
-        self._panicking: set[str] = set()
+        self._panics = Panics()
         self._handed: dict[str, Mapping[str, Any]] = {}
         self._routes = RouteTotals()
         self.states: dict[str, AdminState] = {}
@@ -163,7 +157,7 @@ class Cluster:
         self.states = {name: self.states.get(name, AdminState.READY) for name in view.settings.nodes}
         for row in view.rows:
             self._watched[row.watched.key] = row.watched
-            self._check(row)
+            self._probing.follow(row, disabled=self.states[row.config.node] is AdminState.DISABLED)
         self._forget()
         self._remember()
         self.publish()
@@ -192,7 +186,7 @@ class Cluster:
             return known
         watched = Watched(key, Verdict(service.probe.rise, service.probe.fall, up=True))
         if handed := self._handed.pop(str(key), None):
-            watched.verdict.up = self._remembered[str(key)] = handed["up"]
+            watched.verdict.up = self._memory.up[str(key)] = handed["up"]
             watched.back = asyncio.get_running_loop().time() - handed["back_s"]
             watched.pardons, watched.ends = handed["pardons"], handed["ends"]
             watched.carried = from_names(Counter, ROW, handed["carried"])
@@ -207,21 +201,17 @@ class Cluster:
         for row in rows:
             if row.watched.key in self._watched or row.service.probe.type == "off":
                 continue
-            remembered = self._remembered.get(str(row.watched.key))
+            remembered = self._memory.up.get(str(row.watched.key))
             if remembered is not None:
                 row.watched.verdict.up = remembered
             elif self.states.get(row.config.node) is not AdminState.DISABLED:  # probed when ready again
                 unknown.append(row)
-        async with asyncio.TaskGroup() as probes:
-            for row in unknown:
-                checker = self._make_checker(row)
-                if checker is not None:
-                    probes.create_task(checker.first(), name=f"first probe of {row.watched.key}")
+        await self._probing.first(unknown)
 
     def _forget(self) -> None:
         named = {row.watched.key for view in self.views for row in view.rows}
         for key in [key for key in self._watched if key not in named]:
-            self._stop(self._watched[key])
+            self._probing.stop(self._watched[key])
             self._bequeath(self._watched.pop(key))
         self._routes.forget(self.views)
 
@@ -235,46 +225,14 @@ class Cluster:
 
     # --- probes ---
 
-    def _make_checker(self, row: Row) -> Checker | None:
-        prober = make_prober(row.service, row.config, self._session)
-        if prober is None:
-            return None
-        watched, probe = row.watched, row.service.probe
-
-        def heard(result: Result, changed: bool) -> None:
-            self._heard(watched, row.service, result, changed)
-
-        timing = (probe.interval, probe.fast_interval)
-        return Checker(prober, watched.verdict, timing, heard, random.Random())
-
-    def _check(self, row: Row) -> None:
-        """Probe an endpoint as its newest configuration says, unless its node is disabled."""
-        watched = row.watched
-        wanted = (row.service.protocol, row.service.probe, _way_to_probe(row))
-        disabled = self.states[row.config.node] is AdminState.DISABLED
-        if watched.task is not None and watched.probed_as == wanted and not disabled:
-            return
-        self._stop(watched)
-        if disabled:
-            return
-        watched.verdict.rise, watched.verdict.fall = row.service.probe.rise, row.service.probe.fall
-        watched.checker = self._make_checker(row)
-        watched.probed_as = wanted
-        if watched.checker is None:
-            watched.verdict.up = True
-        else:
-            watched.task = self._tasks.spawn(watched.checker.run(), f"probes of {watched.key}")
-
-    def _stop(self, watched: Watched) -> None:
-        if watched.task is not None:
-            watched.task.cancel()
-        watched.task = watched.checker = None
-
     def suspect(self, view: View, index: int) -> None:
         """Live traffic speaks against an endpoint: probe it at once."""
         checker = view.rows[index].watched.checker
         if checker is not None:
             checker.poke(suspected=True)
+
+    def _remember(self) -> None:
+        self._memory.keep({str(key): watched.verdict.up for key, watched in self._watched.items()})
 
     def _heard(self, watched: Watched, service: AnyService, result: Result, changed: bool) -> None:
         """Take the result of a probe."""
@@ -303,18 +261,6 @@ class Cluster:
         ]
         return max(found, default=0)
 
-    def _remember(self) -> None:
-        self._remembered |= {str(key): watched.verdict.up for key, watched in self._watched.items()}
-        known = {str(key): self._remembered[str(key)] for key in self._watched}
-        try:
-            remember(self._folder, known)
-        except OSError as error:
-            if self._writable:
-                log.warning(
-                    "health cannot be kept in %s, so the next start probes first: %s", self._folder, error
-                )
-            self._writable = False
-
     # --- what operators say ---
 
     def set_state(self, node: str, state: AdminState) -> None:
@@ -328,7 +274,7 @@ class Cluster:
         for row in self.rows(node):
             if state is AdminState.READY:
                 row.watched.back = asyncio.get_running_loop().time()
-            self._check(row)
+            self._probing.follow(row, disabled=self.states[row.config.node] is AdminState.DISABLED)
         self.publish()
 
     def set_moving(self, node: str, *, moving: bool) -> None:
@@ -351,11 +297,7 @@ class Cluster:
 
     async def look_at(self, node: str) -> None:
         """Probe the endpoints of NODE, which was disabled, before anybody is sent there."""
-        async with asyncio.TaskGroup() as probes:
-            for row in self.rows(node):
-                checker = self._make_checker(row)
-                if checker is not None:
-                    probes.create_task(checker.first(), name=f"first probe of {row.watched.key}")
+        await self._probing.first(self.rows(node))
 
     def end(self, node: str) -> None:
         """Have the workers end whatever is left on NODE."""
@@ -376,7 +318,7 @@ class Cluster:
         """Write everything on all boards, for the workers to follow."""
         for view in self.views:
             self._write(view)
-        self._look_for_panic()
+        self._panics.look(self.rows(), self.states)
 
     def _write(self, view: View) -> None:
         now = asyncio.get_running_loop().time()
@@ -391,28 +333,9 @@ class Cluster:
             cells[State.ENDS] = watched.ends
         view.board.publish()
 
-    def _look_for_panic(self) -> None:
-        groups: dict[str, list[Row]] = {}
-        for row in self.rows():
-            groups.setdefault(row.watched.key.label, []).append(row)
-        for name, rows in groups.items():
-            service = rows[0].service
-            taking = [
-                row.watched.verdict.up
-                for row in rows
-                if row.config.weight and self.states[row.config.node] is AdminState.READY
-            ]
-            panicking = panics(sum(taking), len(taking), service.panic_threshold)
-            if panicking is not (name in self._panicking):
-                (self._panicking.add if panicking else self._panicking.discard)(name)
-                text = "probes are not believed" if panicking else "probes are believed again"
-                said = ("%s: %d of %d endpoints are up: %s", name, sum(taking), len(taking), text)
-                state = "begun" if panicking else "ended"
-                tell(log, logging.WARNING, "panic", *said, service=name, state=state, reason=text)
-
     def panics(self, label: str) -> bool:
         """Whether probes of a service, or of a route with endpoints of its own, are not believed now."""
-        return label in self._panicking
+        return label in self._panics
 
     # --- time ---
 
@@ -449,7 +372,7 @@ class Cluster:
     def stop(self) -> None:
         """Probe no more."""
         for watched in self._watched.values():
-            self._stop(watched)
+            self._probing.stop(watched)
 
 
 def _tell_health(key: Key, reason: str, *, up: bool) -> None:
@@ -468,9 +391,3 @@ def _carry_learned(views: list[View], view: View) -> None:
     tables = [old.board.learned(worker) for old in views for worker in range(old.board.workers)]
     if tables:
         carry(tables, view.board.learned(0))
-
-
-def _way_to_probe(row: Row) -> tuple[object, ...]:
-    """Return how an endpoint is reached by a probe."""
-    tls = row.service.tls if isinstance(row.service, SessionService) else row.service.upstream_tls
-    return row.config.address, row.config.probe_timeout_s, row.config.proxy_protocol, tls

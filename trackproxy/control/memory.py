@@ -55,3 +55,24 @@ def remember(folder: Path, known: Mapping[str, bool]) -> None:
         draft.replace(folder / FILE)
     finally:
         draft.unlink(missing_ok=True)
+
+
+class HealthMemory:
+    """Whether each endpoint is up, as it was at the last end and is now. up: by the text of its key."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writable = True
+        self.up = recall(folder)
+
+    def keep(self, known: Mapping[str, bool]) -> None:
+        """Keep what is KNOWN now for the next start; a folder that cannot be written is told once."""
+        self.up |= known
+        try:
+            remember(self._folder, known)
+        except OSError as error:
+            if self._writable:
+                log.warning(
+                    "health cannot be kept in %s, so the next start probes first: %s", self._folder, error
+                )
+            self._writable = False

@@ -14,7 +14,7 @@ from trackproxy.telling import tell
 
 if TYPE_CHECKING:
     from trackproxy.board import Board
-    from trackproxy.certificates import Certificates
+    from trackproxy.certificates.index import Certificates
     from trackproxy.route_sections import Sticky
     from trackproxy.sockets.poller import Poller
     from trackproxy.tickets import Tickets
@@ -53,7 +53,7 @@ class Means:
         """Return what the listeners of a service speak TLS with, None if it has none."""
         if not tls.listen:
             return None
-        from trackproxy.certificates import Certificates  # few services need them
+        from trackproxy.certificates.index import Certificates  # few services need them
         from trackproxy.tickets import Tickets
         from trackproxy.tls import listener_context
 
@@ -85,7 +85,7 @@ class Means:
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._look)
 
     def _tell(self, line: str) -> None:
-        from trackproxy.certificates import Complaint
+        from trackproxy.certificates.index import Complaint
 
         wrong = isinstance(line, Complaint)
         state, level = ("wrong", logging.WARNING) if wrong else ("changed", logging.INFO)

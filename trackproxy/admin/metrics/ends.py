@@ -20,7 +20,7 @@ from trackproxy.session_sections import SessionService
 from trackproxy.settings import AnyService
 
 if TYPE_CHECKING:
-    from trackproxy.certificates import Files, Source
+    from trackproxy.certificates.sources import Files, Source
 
 LOOK_S = 30.0
 FIRST_S = 1.0  # that the first who asks waits at most
@@ -79,7 +79,7 @@ def _source(service: AnyService) -> Source | None:
     if isinstance(service, HttpService):
         return service.tls.source() if service.tls.listen else None
     if isinstance(service, SessionService) and service.tls == "terminate":
-        from trackproxy.certificates import FileSource  # few services need them
+        from trackproxy.certificates.sources import FileSource  # few services need them
 
         return FileSource([(service.certificate, service.private_key)], "")
     return None
@@ -112,7 +112,7 @@ def _ends(source: Source, before: dict[Files, tuple[Stamp, End]]) -> Iterator[tu
 
 
 def _read_if_changed(files: Files, known: tuple[Stamp, End] | None) -> tuple[Stamp, End]:
-    from trackproxy.certificates import read
+    from trackproxy.certificates.reading import read
 
     state = os.stat(files.certificate)
     stamp = (state.st_ino, state.st_size, state.st_mtime_ns)

@@ -1,9 +1,9 @@
-"""The certificates of one process: where they come from, which one a name gets, and how a new one gets in.
+"""The certificates of one process, by name.
 
-A `Source` says which files there are; another way to come by certificates is another source. `Certificates`
-reads them into an index of names, and makes a context from what it read when a client asks for the name.
-It keeps what it read (PEM, 4 to 6 KiB each), so that a file which is broken later changes nothing: the
-certificate is served as it was, even if its context has been dropped meanwhile to bound the memory.
+A `Source` says which files there are. `Certificates` reads them into an index of names, and makes a context
+from what it read when a client asks for the name. It keeps what it read (PEM, 4 to 6 KiB each), so that a
+file which is broken later changes nothing: the certificate is served as it was, even if its context has been
+dropped meanwhile to bound the memory.
 
 Changes are noticed in two places, both without a thread: at a handshake, the files of that certificate are
 looked at if that was not done for a second; and `look` goes over all of them in slices, and over the sources.
@@ -13,187 +13,22 @@ Running connections hold the context they began with.
 from __future__ import annotations
 
 import math
-import os
 import ssl
-import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import chain
-from typing import Protocol
 
-from cryptography import x509
-from cryptography.x509.oid import NameOID
-
-from trackproxy.tls import CertificateError, Rules, blank_context, load_pem
+from trackproxy.certificates.reading import Certificate, load, read, state_of, verify
+from trackproxy.certificates.sources import Files, Source
+from trackproxy.tls import CertificateError, Rules, blank_context
 
 LIVE = 1000  # contexts kept at once: 25 KiB each with chain and key
 CHECK_S = 1.0  # at a handshake, files are looked at once in this time
 LOOK_S = 0.003  # one `look` takes little more; what is left over comes in the next
 SLICES = 10  # calls of `look` that go over all certificates, if they are many
 SLICE = 200  # certificates that are gone over in each call, if they are few
-MAX_BYTES = 1 << 20  # of one file; a chain with its key has some thousand
-YOUNG_S = 0.1  # a file may change twice within one tick of the file system's clock, and look alike
-
-
-# --- Sources ---
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """One certificate: paths of its chain and of its key; these are the same file if it holds both."""
-
-    certificate: str
-    key: str
-
-
-class Source(Protocol):
-    """Says which certificates there are."""
-
-    def scan(self) -> Iterable[Files]:
-        """Yield all files, in the order in which they are the default; may be read slowly.
-
-        Raises CertificateError, then or later, if they cannot be told: all stays as it was.
-        """
-
-    def stamp(self) -> Hashable:
-        """Return what differs from the last time, cheaply, if `scan` may yield other files now."""
-
-
-class FileSource:
-    """Certificates named one by one, and a folder of them in which each entry is one.
-
-    The entries may be NAME.pem with chain and key; NAME.pem, .crt or .cer with NAME.key; or NAME/ with
-    fullchain.pem and privkey.pem, as certbot has it. Others, and hidden ones, are not looked at.
-    The default is the first of those named one by one, or else the first of the folder by name.
-    """
-
-    def __init__(self, pairs: Sequence[tuple[str, str]], folder: str) -> None:
-        """Take PAIRS of certificate and key (empty: the same file) and the path of a FOLDER, or empty."""
-        self._pairs = [Files(certificate, key or certificate) for certificate, key in pairs]
-        self._folder = folder
-
-    def scan(self) -> Iterator[Files]:
-        """Yield the pairs, then the folder by name; raises CertificateError for one without any."""
-        yield from self._pairs
-        if self._folder:
-            found = False
-            for files in self._in_folder():
-                found = True
-                yield files
-            if not found:
-                raise CertificateError(f"{self._folder} holds no certificates")
-
-    def stamp(self) -> Hashable:
-        """Return the folder's state; what is inside its folders does not count."""
-        try:
-            state = os.stat(self._folder) if self._folder else None
-        except OSError:
-            return None
-        return state and (state.st_ino, state.st_mtime_ns)
-
-    def _in_folder(self) -> Iterator[Files]:
-        try:
-            with os.scandir(self._folder) as entries:
-                names = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
-        except OSError as error:
-            raise CertificateError(f"{self._folder} cannot be read: {error.strerror}") from error
-        for name in sorted(names):
-            path = f"{self._folder}/{name}"
-            if not names[name]:
-                yield from self._flat(path, name, names)
-            elif os.path.exists(f"{path}/fullchain.pem"):
-                yield Files(f"{path}/fullchain.pem", f"{path}/privkey.pem")
-
-    def _flat(self, path: str, name: str, names: dict[str, bool]) -> Iterator[Files]:
-        stem, _, suffix = name.rpartition(".")
-        better = {"pem": (), "crt": ("pem",), "cer": ("pem", "crt")}.get(suffix)
-        if stem and better is not None and not any(f"{stem}.{other}" in names for other in better):
-            yield Files(path, f"{self._folder}/{stem}.key" if f"{stem}.key" in names else path)
-
-
-# --- One certificate ---
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Certificate:
-    """What was read from its files.
-
-    names: as a client may ask for them, in lower case. kind: of its key; one context holds one of each kind.
-    begins_s, expires_s: seconds since 1970. pem: chain and key.
-    """
-
-    files: Files
-    names: tuple[str, ...]
-    kind: str
-    begins_s: float
-    expires_s: float
-    pem: bytes
-
-    def __str__(self) -> str:
-        until = datetime.fromtimestamp(self.expires_s, UTC)
-        return f"{self.files.certificate} for {', '.join(self.names) or 'no name'} until {until:%Y-%m-%d}"
-
-
-def read(files: Files) -> Certificate:
-    """Read a certificate; raises CertificateError. Whether the key belongs to it is for `verify`."""
-    pem = _content(files.certificate)
-    begin, end = pem.find(b"-----BEGIN CERTIFICATE-----"), pem.find(b"-----END CERTIFICATE-----")
-    if not 0 <= begin < end:
-        raise CertificateError(f"{files.certificate} holds no PEM certificate")
-    key = pem if files.key == files.certificate else _content(files.key)
-    if b"PRIVATE KEY-----" not in key:
-        raise CertificateError(f"{files.key} holds no PEM key")
-    try:
-        leaf = x509.load_pem_x509_certificate(pem[begin : end + 26])
-        names = tuple(dict.fromkeys(_names(leaf)))
-    except ValueError as error:
-        raise CertificateError(f"{files.certificate} holds no certificate that can be read") from error
-    return Certificate(
-        files=files,
-        names=names,
-        kind=leaf.public_key_algorithm_oid.dotted_string,
-        begins_s=leaf.not_valid_before_utc.timestamp(),
-        expires_s=leaf.not_valid_after_utc.timestamp(),
-        pem=pem if key is pem else b"%b\n%b" % (pem, key),
-    )
-
-
-def verify(certificate: Certificate) -> None:
-    """Raise CertificateError unless a handshake can use it."""
-    _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate)
-
-
-def _load(context: ssl.SSLContext, certificate: Certificate) -> None:
-    load_pem(context, certificate.pem, certificate.files.certificate, certificate.files.key)
-
-
-def _names(leaf: x509.Certificate) -> Iterator[str]:
-    """Yield the names it is for (RFC 6125, 6.4.4: the common name counts only without others)."""
-    try:
-        others = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        for attribute in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
-            yield str(attribute.value).lower()
-    else:
-        for name in others.get_values_for_type(x509.DNSName):
-            yield name.lower()
-
-
-def _content(path: str) -> bytes:
-    try:
-        state = os.stat(path)
-        if not stat.S_ISREG(state.st_mode) or state.st_size > MAX_BYTES:
-            raise CertificateError(f"{path} is not a file of at most {MAX_BYTES >> 20} MiB")
-        with open(path, "rb") as file:
-            return file.read(MAX_BYTES)
-    except OSError as error:
-        raise CertificateError(f"{path} cannot be read: {error.strerror}") from error
-
-
-# --- All of them ---
 
 
 class Complaint(str):
@@ -301,7 +136,7 @@ class Certificates:
         context = blank_context(rules)
         for certificate in chosen:
             try:
-                _load(context, certificate)
+                load(context, certificate)
             except CertificateError as error:
                 raise _Unusable(certificate, str(error)) from error
         self._contexts[chosen, rules] = context
@@ -317,7 +152,7 @@ class Certificates:
         if now < record.check_at:
             return False
         record.check_at = now + CHECK_S
-        state = _state(record.files)
+        state = state_of(record.files)
         if state is not None and state == record.state:
             return False
         record.state = state
@@ -341,7 +176,7 @@ class Certificates:
 
     def _read_first(self, record: _Record) -> None:
         """Read it at the start; that its key belongs to it is seen when it is used."""
-        record.state = _state(record.files)
+        record.state = state_of(record.files)
         try:
             self._replace(record, read(record.files))
         except CertificateError as error:
@@ -449,86 +284,3 @@ def _best(chosen: tuple[Certificate, ...]) -> tuple[Certificate, ...]:
         if certificate.expires_s > best.setdefault(certificate.kind, certificate).expires_s:
             best[certificate.kind] = certificate
     return tuple(best.values())
-
-
-def _state(files: Files) -> Hashable:
-    """Return what differs once the files have changed; None if they cannot be seen, or may change unseen."""
-    states = []
-    try:
-        for path in (
-            (files.certificate,) if files.key == files.certificate else (files.certificate, files.key)
-        ):
-            state = os.stat(path)
-            states.append((state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
-    except OSError:
-        return None
-    newest_s = max(changed_ns for *_, changed_ns in states) / 1e9
-    return None if abs(time.time() - newest_s) < YOUNG_S else tuple(states)
-
-
-# --- Before they are used ---
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """What `examine` has found: certificates that cannot be used, and some that should not."""
-
-    problems: list[str]
-    warnings: list[str]
-
-
-def examine(sources: Iterable[Source], now_s: float) -> Findings:
-    """Verify all certificates as of a time in seconds since 1970; 5,000 take some seconds."""
-    findings = Findings([], [])
-    for source in sources:
-        try:
-            for files in source.scan():
-                _examine(files, now_s, findings)
-        except CertificateError as error:
-            findings.problems.append(str(error))
-    return findings
-
-
-def problems(sources: Iterable[Source]) -> list[str]:
-    """Return what is wrong with the certificates that cannot be used: each names file and reason."""
-    return examine(sources, time.time()).problems
-
-
-def unusable(source: Source) -> str:
-    """Return why SOURCE is of no use at all: empty if it has one certificate that can be used."""
-    first = ""
-    try:
-        for files in source.scan():
-            found = problems([_Single(files)])
-            if not found:
-                return ""
-            first = first or found[0]
-    except CertificateError as error:
-        return str(error)
-    return first
-
-
-@dataclass(frozen=True, slots=True)
-class _Single:
-    """A source of one certificate."""
-
-    files: Files
-
-    def scan(self) -> Iterable[Files]:
-        return [self.files]
-
-    def stamp(self) -> Hashable:
-        return None
-
-
-def _examine(files: Files, now_s: float, findings: Findings) -> None:
-    try:
-        certificate = read(files)
-        verify(certificate)
-    except CertificateError as error:
-        findings.problems.append(str(error))
-        return
-    if certificate.expires_s <= now_s:
-        findings.warnings.append(f"{certificate.files.certificate} has expired")
-    elif certificate.begins_s > now_s:
-        findings.warnings.append(f"{certificate.files.certificate} is not valid yet")
