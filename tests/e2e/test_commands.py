@@ -177,6 +177,19 @@ def test_a_reload_serves_the_changed_file_and_says_so(cluster: Cluster, workers:
         assert proxy.stop(signal.SIGTERM) == 0
 
 
+def test_a_reload_with_another_file_than_is_served_says_so_and_changes_nothing(cluster: Cluster) -> None:
+    cluster.write("node1")
+    with cluster.serving():
+        other = cluster.file.with_name("other.toml")
+        other.write_text(cluster.file.read_text())
+        done = run("reload", "-c", other)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"it serves {cluster.file}, and reads that again, not {other}" in done.stderr
+        link = cluster.file.with_name("link.toml")
+        link.symlink_to(cluster.file)
+        assert run("reload", "-c", link).returncode == 0
+
+
 @pytest.mark.parametrize("mistake", ["workers = many\n", 'worker = "1"\n'], ids=["no TOML", "a wrong key"])
 def test_a_wrong_file_is_reported_as_check_reports_it_and_changes_nothing(
     cluster: Cluster, mistake: str

@@ -39,10 +39,11 @@ SHARED = {"config": ConfigOption, "socket": SocketOption, "url": UrlOption, "tok
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """Who has typed a command. as_json: answers are for programs."""
+    """Who has typed a command. as_json: answers are for programs. config: the file that was named."""
 
     client: Client
     as_json: bool = False
+    config: Path | None = None
 
     def answer(self, document: Any, lines: Iterable[str]) -> None:
         """Print what the command was for: DOCUMENT as JSON, or LINES for people."""
@@ -59,7 +60,9 @@ def asks(app: typer.Typer, panel: str, example: str) -> Callable[[Callable[..., 
         def command(*, as_json: bool = False, **words: Any) -> None:
             where = {name: words.pop(name) for name in SHARED}
             hint = "" if any(where.values()) else "; or give -c FILE as to serve, --socket or --url"
-            with_errors_told(lambda: function(Operator(client(**where), as_json), **words), as_json, hint)
+            with_errors_told(
+                lambda: function(Operator(client(**where), as_json, where["config"]), **words), as_json, hint
+            )
 
         parameters = [*(one.replace(kind=one.KEYWORD_ONLY) for one in own), *_shared()]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

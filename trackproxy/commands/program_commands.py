@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from trackproxy.commands.client import Refused
 from trackproxy.commands.event_stream import Event
 from trackproxy.commands.events import KEPT, Following, Wanted, line_of
 from trackproxy.commands.operator import Operator, asks
@@ -96,5 +98,11 @@ def top(
 @asks(app, CHANGE, "trackproxy reload -c cluster.toml")
 def reload(operator: Operator) -> None:
     """Read the settings again; wrong ones change nothing."""
+    served = operator.client.status()["config"]
+    if operator.config and served and Path(served).resolve() != operator.config.resolve():
+        raise Refused(
+            f"it serves {served}, and reads that again, not {operator.config}; put what is new there,"
+            f" or start trackproxy with {operator.config}"
+        )
     done = operator.client.reload()
     operator.answer(done, [done["outcome"]])

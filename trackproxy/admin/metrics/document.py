@@ -12,6 +12,7 @@ HEAD = """\
 `GET /metrics` of the admin endpoint answers in the text format of Prometheus, or in OpenMetrics. Counters are
 exact over all workers, and go on over reloads, crashes of workers and upgrades. Those of a route or a node
 begin anew once it was taken out of the settings and has come again; a node that gets another address goes on.
+A worker that is killed takes the tries of its last 25 ms along that nobody has answered.
 A start of the whole program begins all anew.
 
 Labels: `service` and `route` are names of the settings; the route is empty for requests that none of them
