@@ -12,8 +12,8 @@ import sys
 from dataclasses import asdict, dataclass, field
 
 from trackproxy.errors import ConfigError
-from trackproxy.http_sections import HttpService
-from trackproxy.settings import Settings, settings_in
+from trackproxy.http_sections import certificates_in
+from trackproxy.settings import settings_in
 from trackproxy.sources import parse_toml
 
 NAME = "posted"  # what stands before the number of a line
@@ -41,16 +41,10 @@ def examine(content: bytes) -> Findings:
     except (RecursionError, MemoryError):
         return Findings(problems=[f"{NAME}: is too deep or too large to be read"])
     found = Findings(len(settings.services), len(settings.nodes))
-    _look_at_certificates(settings, found)
+    for where, findings in certificates_in(settings.services):
+        found.problems += _first([f"{where}: {text}" for text in findings.problems])
+        found.warnings += _first([f"{where}: {text}" for text in findings.warnings])
     return found
-
-
-def _look_at_certificates(settings: Settings, found: Findings) -> None:
-    for name, service in settings.services.items():
-        if isinstance(service, HttpService):
-            findings = service.tls.findings()
-            found.problems += _first([f"services.{name}.tls: {text}" for text in findings.problems])
-            found.warnings += _first([f"services.{name}.tls: {text}" for text in findings.warnings])
 
 
 def _first(lines: list[str]) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -35,6 +35,9 @@ from trackproxy.units import (
     quoted,
     whole,
 )
+
+if TYPE_CHECKING:
+    from trackproxy.certificates.findings import Findings
 
 KIB = 1024
 BY_COOKIE = ("cookie", "app_cookie")
@@ -282,3 +285,10 @@ def _preset_route(row: PresetRoute) -> Route:
 def _changed(route: Route, own: Route) -> Route:
     """Return a preset's route with what OWN sets."""
     return route.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+
+
+def certificates_in(services: Mapping[str, object]) -> Iterator[tuple[str, Findings]]:
+    """Yield where the certificates of each HTTP service are named, and what is to be said of them."""
+    for name, service in services.items():
+        if isinstance(service, HttpService):
+            yield f"services.{name}.tls", service.tls.findings()

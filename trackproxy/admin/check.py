@@ -8,6 +8,10 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from typing import Any
 
+from aiohttp import web
+
+from trackproxy.admin.bodies import body_of, read
+from trackproxy.admin.orders import TextOrder
 from trackproxy.admin.problems import Problem
 
 CHECK_S = 20.0  # with the wait for others' turn
@@ -21,6 +25,15 @@ class Checks:
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """Check a settings file that was sent, and change nothing."""
+        request = request.clone(client_max_size=SIZE_BYTES)
+        if request.content_type == "application/json":
+            content = (await body_of(request, TextOrder)).text.encode()
+        else:
+            content = await read(request)
+        return web.json_response(await self.check(content))
 
     async def check(self, content: bytes) -> dict[str, Any]:
         """Return what is to be said of good settings; raises Problem with what is wrong with others."""

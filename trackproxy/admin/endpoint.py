@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from trackproxy.admin.api import Operated, application
+from trackproxy.admin.api import application
 from trackproxy.admin.guard import Guard
 from trackproxy.admin.listener import AdminListener
+from trackproxy.admin.present import Operated
 from trackproxy.admin_sections import Admin
 from trackproxy.control.listeners import Hand, Place, Row
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trackproxy.errors import ConfigError
-from trackproxy.http_sections import HttpService
+from trackproxy.http_sections import certificates_in
 from trackproxy.settings import Settings, load
 
 
@@ -39,9 +39,7 @@ def check(config: Path) -> Checked:
     except ConfigError as error:
         return Checked(None, error.problems)
     assert checked.settings is not None
-    for name, service in checked.settings.services.items():
-        if isinstance(service, HttpService):
-            findings = service.tls.findings()
-            checked.problems.extend(f"services.{name}.tls: {text}" for text in findings.problems)
-            checked.warnings.extend(f"services.{name}.tls: warning: {text}" for text in findings.warnings)
+    for where, findings in certificates_in(checked.settings.services):
+        checked.problems.extend(f"{where}: {text}" for text in findings.problems)
+        checked.warnings.extend(f"{where}: warning: {text}" for text in findings.warnings)
     return checked

@@ -15,8 +15,8 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from trackproxy.control.activation import is_theirs
@@ -192,16 +192,11 @@ def _socket(family: int) -> socket.socket:
 
 
 def _bind(place: Place, *, listening: bool) -> socket.socket:
-    listener = _socket(place.family)
-    try:
+    with _opened(_socket(place.family)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((place.host, place.port))
         if listening:
             listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    listener.setblocking(False)
     return listener
 
 
@@ -209,28 +204,29 @@ def _open_path(path: str) -> socket.socket:
     """Bind a unix socket; one that a dead process left behind is replaced."""
     if _is_left_behind(path):
         os.unlink(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+    with _opened(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as listener:
         listener.bind(path)
         listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    listener.setblocking(False)
     return listener
 
 
 def open_alone(place: Place) -> socket.socket:
     """Return a socket that listens at PLACE and shares it with no other; raises OSError."""
-    listener = _socket(place.family)
-    try:
+    with _opened(_socket(place.family)) as listener:
         listener.bind((place.host, place.port))
         listener.listen(BACKLOG)
+    return listener
+
+
+@contextmanager
+def _opened(listener: socket.socket) -> Iterator[socket.socket]:
+    """Close LISTENER if this block fails; never wait for it afterwards."""
+    try:
+        yield listener
     except OSError:
         listener.close()
         raise
     listener.setblocking(False)
-    return listener
 
 
 def _is_left_behind(path: str) -> bool:
