@@ -17,7 +17,7 @@ from typing import Any
 
 import aiohttp
 
-from trackproxy.board import GAUGES, ROW, Board, Counter, State
+from trackproxy.board import GAUGES, ROW, Board, Counter, Process, State
 from trackproxy.control.memory import recall, remember
 from trackproxy.control.sharing import lease_first
 from trackproxy.control.tasks import Tasks
@@ -428,6 +428,14 @@ class Cluster:
             self.publish()
 
     # --- what is counted ---
+
+    def heard(self) -> Callable[[], bool]:
+        """Return what says whether each worker that runs now has followed what was published before.
+
+        Then all is told, too, that it had begun until it followed.
+        """
+        before = [beats for view in self.views for beats in view.beats()]
+        return lambda: all(process[Process.HEARTBEAT] != beat for process, beat in before)
 
     def left(self, nodes: Iterable[str]) -> dict[str, dict[str, int]]:
         """Return what is open on each of these NODES: requests, tunnels, sessions, idle connections."""
