@@ -29,9 +29,8 @@ async def test_a_drain_waits_for_what_a_worker_has_begun_that_is_late_to_hear_of
     (worker,) = stage.serving()
     reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
     writer.write(POST % SLOW.encode())
-    while not node.requests:
-        await asyncio.sleep(0)
-    os.kill(worker, signal.SIGSTOP)  # before it has told of the request
+    await until(lambda: node.requests)
+    os.kill(worker, signal.SIGSTOP)  # mostly before it has told of the request
     try:
         await asyncio.to_thread(stage.client.drain, "one", "60s", "move")
         await asyncio.sleep(LATE_S)

@@ -58,6 +58,7 @@ class Cluster:
         self._writable = True
         self._tasks = Tasks()
         self._watched: dict[Key, Watched] = {}
+        self._coming: list[Row] = []  # of a view that is not adopted yet
         self._panicking: set[str] = set()
         self._handed: dict[str, Mapping[str, Any]] = {}
         self._routes = RouteTotals()
@@ -136,7 +137,7 @@ class Cluster:
 
         Nothing else changes until `adopt`.
         """
-        rows = self.rows_of(settings)
+        rows = self._coming = self.rows_of(settings)
         await self._find_out(rows)
         routes = len(routes_of(settings))
         view = View(Board.create(len(rows), max(workers, 1), routes, self._secret()), rows, settings)
@@ -159,6 +160,7 @@ class Cluster:
     def adopt(self, view: View) -> None:
         """Make VIEW the newest one: probe what it names, forget endpoints that no view names."""
         self.views.append(view)
+        self._coming = []
         self.adopted.set()
         self.states = {name: self.states.get(name, AdminState.READY) for name in view.settings.nodes}
         for row in view.rows:
@@ -178,12 +180,14 @@ class Cluster:
         self.publish()
 
     def leave(self, view: View) -> None:
-        """The workers of VIEW are gone: keep their totals."""
+        """The workers of VIEW are gone: keep their totals, if it was ever adopted."""
         if view in self.views:
             self.views.remove(view)
             view.carry()
             self._routes.carry(view)
-            self._forget()
+        else:
+            self._coming = []
+        self._forget()
         view.board.close()
 
     def _find(self, name: str, route: str, config: EndpointConfig, service: AnyService) -> Watched:
@@ -219,7 +223,9 @@ class Cluster:
                     probes.create_task(checker.first(), name=f"first probe of {row.watched.key}")
 
     def _forget(self) -> None:
-        named = {row.watched.key for view in self.views for row in view.rows}
+        named = {
+            row.watched.key for rows in (self._coming, *(view.rows for view in self.views)) for row in rows
+        }
         for key in [key for key in self._watched if key not in named]:
             self._stop(self._watched[key])
             self._bequeath(self._watched.pop(key))
