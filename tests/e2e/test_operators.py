@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.processes import command_line
 from tests.e2e.health_stage import Stage, staged
 from tests.e2e.scripted_node import SLOW, until
+from trackproxy.commands.client import Refused
 
 POST = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
 LATE_S = 0.5
@@ -42,3 +44,36 @@ async def test_a_drain_waits_for_what_a_worker_has_begun_that_is_late_to_hear_of
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
     writer.close()
     await stage.see(lambda seen: seen["one"]["state"] == "disabled")
+
+
+async def test_who_waits_for_a_change_as_an_upgrade_comes_is_told_that_nothing_was_done(stage: Stage) -> None:
+    await stage.add("one", "two")
+    await stage.start(workers=1)
+    assert stage.process is not None
+    stage.process.send_signal(signal.SIGUSR2)
+    await stage.expect("upgrading: trying the new program")
+    asked = [
+        asyncio.to_thread(stage.client.change, "one", {"max_connections": 7}),
+        asyncio.to_thread(stage.client.change, "one", {"weight": 3}),
+        asyncio.to_thread(stage.client.reload),
+    ]
+    for answer in await asyncio.gather(*asked, return_exceptions=True):
+        assert isinstance(answer, Refused)
+        assert answer.problems == ["an upgrade is under way; ask again when it is done"]
+    await stage.expect("upgraded: generation 2 serves")
+    assert (await stage.look())["one"]["weight"] == 1
+    await asyncio.to_thread(stage.client.change, "one", {"max_connections": 7})
+
+
+async def test_a_reload_that_is_asked_for_while_the_new_program_begins_comes_after_the_upgrade(
+    stage: Stage,
+) -> None:
+    await stage.add("one")
+    await stage.start(workers=1)
+    assert stage.process is not None
+    pid = stage.process.pid
+    stage.process.send_signal(signal.SIGUSR2)
+    await until(lambda: "--take-over" in command_line(pid))
+    stage.process.send_signal(signal.SIGHUP)
+    await stage.expect("upgraded: generation 2 serves.*(?s:.*)reloaded: generation 3 serves")
+    assert "not reloaded" not in stage.log
