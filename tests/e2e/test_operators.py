@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.processes import command_line
-from tests.e2e.health_stage import Stage, staged
+from tests.e2e.health_stage import Stage, staged, statuses
 from tests.e2e.scripted_node import SLOW, until
 from trackproxy.commands.client import Refused
 
@@ -77,3 +77,21 @@ async def test_a_reload_that_is_asked_for_while_the_new_program_begins_comes_aft
     stage.process.send_signal(signal.SIGHUP)
     await stage.expect("upgraded: generation 2 serves.*(?s:.*)reloaded: generation 3 serves")
     assert "not reloaded" not in stage.log
+
+
+async def test_of_many_signals_to_reload_the_last_one_counts_and_changes_need_not_wait_for_all(
+    stage: Stage,
+) -> None:
+    await stage.add("one", "two")
+    await stage.start(workers=2)
+    assert stage.process is not None
+    async with stage.load(2) as answers:
+        for number in range(1, 21):
+            stage.write(node={"two": f"weight = {number}"})
+            stage.process.send_signal(signal.SIGHUP)
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(stage.client.change, "one", {"weight": 3})
+        seen = await stage.look()
+    assert (seen["one"]["weight"], seen["two"]["weight"]) == (3, 20)
+    assert 2 <= stage.log.count("reloaded: generation") < 10
+    assert statuses(answers) == {200}
