@@ -13,6 +13,7 @@ import pytest
 from tests.chaos.processes import command_line
 from tests.e2e.health_stage import Stage, staged, statuses
 from tests.e2e.scripted_node import SLOW, until
+from tests.e2e.test_cli import DEADLINE_S
 from trackproxy.commands.client import Refused
 
 POST = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
@@ -95,3 +96,23 @@ async def test_of_many_signals_to_reload_the_last_one_counts_and_changes_need_no
     assert (seen["one"]["weight"], seen["two"]["weight"]) == (3, 20)
     assert 2 <= stage.log.count("reloaded: generation") < 10
     assert statuses(answers) == {200}
+
+
+async def test_everything_can_be_looked_at_while_the_last_requests_are_answered(stage: Stage) -> None:
+    (node,) = await stage.add("one")
+    await stage.start(workers=1)
+    assert stage.process is not None
+    async with asyncio.TaskGroup() as group:
+        last = group.create_task(stage.get(SLOW))
+        await until(lambda: node.requests)
+        stage.process.send_signal(signal.SIGTERM)
+        await stage.expect("stopping: open requests")
+        client = stage.client
+        for look in (client.services, client.nodes, client.status, lambda: client.events(9)):
+            assert await asyncio.to_thread(look)
+        (service,) = (await asyncio.to_thread(client.services))["services"]
+        assert service["listen"] == []
+        node.go_on.set()
+    assert last.result().status == 200
+    assert await asyncio.to_thread(stage.process.wait, DEADLINE_S) == 0
+    assert "Traceback" not in stage.log
