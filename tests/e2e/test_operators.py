@@ -116,3 +116,24 @@ async def test_everything_can_be_looked_at_while_the_last_requests_are_answered(
     assert last.result().status == 200
     assert await asyncio.to_thread(stage.process.wait, DEADLINE_S) == 0
     assert "Traceback" not in stage.log
+
+
+async def test_a_state_that_is_set_while_a_reload_takes_the_node_away_goes_with_it(stage: Stage) -> None:
+    nodes = await stage.add("one", "two")
+    await stage.start(workers=1)
+    stage.nodes = nodes[:1]
+    stage.write(workers=1)
+    reload = asyncio.create_task(stage.reload())
+    with pytest.raises(Refused, match="unknown node"):
+        while True:
+            await asyncio.to_thread(stage.client.disable, "two")
+    await reload
+    stage.nodes = nodes
+    stage.write(workers=1)
+    await stage.reload()
+    assert (await stage.look())["two"]["state"] == "ready"
+    assert stage.process is not None
+    await stage.end()
+    stage.launch()
+    await stage.expect("serving on")
+    assert (await stage.look())["two"]["state"] == "ready"
