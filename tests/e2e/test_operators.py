@@ -26,9 +26,15 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         yield one
 
 
+async def begin(stage: Stage, workers: int) -> None:
+    """Start, and wait until changes may be asked for."""
+    await stage.start(workers=workers)
+    await stage.expect("started: generation 1 serves")
+
+
 async def test_a_drain_waits_for_what_a_worker_has_begun_that_is_late_to_hear_of_it(stage: Stage) -> None:
     (node,) = await stage.add("one")
-    await stage.start(workers=1)
+    await begin(stage, workers=1)
     (worker,) = stage.serving()
     reader, writer = await asyncio.open_connection("127.0.0.1", stage.port)
     writer.write(POST % SLOW.encode())
@@ -49,7 +55,7 @@ async def test_a_drain_waits_for_what_a_worker_has_begun_that_is_late_to_hear_of
 
 async def test_who_waits_for_a_change_as_an_upgrade_comes_is_told_that_nothing_was_done(stage: Stage) -> None:
     await stage.add("one", "two")
-    await stage.start(workers=1)
+    await begin(stage, workers=1)
     assert stage.process is not None
     stage.process.send_signal(signal.SIGUSR2)
     await stage.expect("upgrading: trying the new program")
@@ -70,7 +76,7 @@ async def test_a_reload_that_is_asked_for_while_the_new_program_begins_comes_aft
     stage: Stage,
 ) -> None:
     await stage.add("one")
-    await stage.start(workers=1)
+    await begin(stage, workers=1)
     assert stage.process is not None
     pid = stage.process.pid
     stage.process.send_signal(signal.SIGUSR2)
@@ -84,7 +90,7 @@ async def test_of_many_signals_to_reload_the_last_one_counts_and_changes_need_no
     stage: Stage,
 ) -> None:
     await stage.add("one", "two")
-    await stage.start(workers=2)
+    await begin(stage, workers=2)
     assert stage.process is not None
     async with stage.load(2) as answers:
         for number in range(1, 21):
@@ -100,7 +106,7 @@ async def test_of_many_signals_to_reload_the_last_one_counts_and_changes_need_no
 
 async def test_everything_can_be_looked_at_while_the_last_requests_are_answered(stage: Stage) -> None:
     (node,) = await stage.add("one")
-    await stage.start(workers=1)
+    await begin(stage, workers=1)
     assert stage.process is not None
     async with asyncio.TaskGroup() as group:
         last = group.create_task(stage.get(SLOW))
@@ -120,7 +126,7 @@ async def test_everything_can_be_looked_at_while_the_last_requests_are_answered(
 
 async def test_a_state_that_is_set_while_a_reload_takes_the_node_away_goes_with_it(stage: Stage) -> None:
     nodes = await stage.add("one", "two")
-    await stage.start(workers=1)
+    await begin(stage, workers=1)
     stage.nodes = nodes[:1]
     stage.write(workers=1)
     reload = asyncio.create_task(stage.reload())

@@ -54,7 +54,8 @@ class Turns:
     @property
     def are_over(self) -> bool:
         """Whether we are on our way out."""
-        return self._upgrading or self.stopping.is_set() or not self._generations.running  # none: the start has failed
+        begun = bool(self._generations.running)  # else the start has failed
+        return self._upgrading or self.stopping.is_set() or not begun
 
     def must_go_on(self) -> None:
         """Raise StartFailed if we are on our way out."""
