@@ -180,7 +180,7 @@ TRAFFIC_GAUGES = frozenset({Traffic.CONNECTED, Traffic.WAITING})
 class Process(IntEnum):
     """What one worker says of itself."""
 
-    HEARTBEAT = 0  # counts upwards while its loop turns
+    HEARTBEAT = 0  # counts upwards while its loop turns, and once more when it has ended
     LATE_WORST_US = 1  # how late its beat was at worst in the last seconds; see `step.Lateness`
     BEATS = 2  # that came by time,
     LATE_SUM_US = 3  # and how late they were, all together
@@ -393,7 +393,9 @@ class Board:
         return sum(_of(self._traffic, worker)[cell::TRAFFIC_ROW])
 
     def retire(self, worker: int) -> None:
-        """Supervisor: clear what means nothing without the process; its totals and its heartbeat stay.
+        """Supervisor: clear what means nothing without the process; its totals stay.
+
+        Its heart beats once more: nobody needs to wait any more for what it has to tell.
 
         Call it when that process has been waited for, and before another one starts in its place: in between
         the supervisor is the one writer of these cells. Leases are the supervisor's all along, and stay.
@@ -418,6 +420,7 @@ class Board:
         for place, held in enumerate(clients.tolist()):
             if held:
                 clients[place] = 0
+        process[Process.HEARTBEAT] += 1
 
     def close(self) -> None:
         """Let go of the memory, and of the descriptor if `create` made it. May be called again.

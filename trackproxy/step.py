@@ -104,7 +104,10 @@ class Step:
         self._lateness.beat(now, pause_s)
 
     def take(self, now: float) -> None:
-        """Tell and follow; NOW is on CLOCK_MONOTONIC, in seconds."""
+        """Tell and follow; NOW is on CLOCK_MONOTONIC, in seconds.
+
+        What is published before it has told, it has followed before anything else happens.
+        """
         self.tell()
         self._follow_news()
         self._claim()
@@ -118,8 +121,7 @@ class Step:
                 seat.since = now
 
     def tell(self) -> None:
-        """Write what there is now."""
-        self._process[Process.HEARTBEAT] += 1
+        """Write what there is now; the heartbeat last, so that who has seen it knows all of it."""
         for service in self._services:
             rest = service.routes[-1].cells
             rest[Traffic.CONNECTED] = len(service.open)
@@ -133,6 +135,7 @@ class Step:
                 cells[Counter.TOTAL] += endpoint.total - told[3]
                 cells[Counter.REUSED] += endpoint.reused - told[4]
                 seat.told = now
+        self._process[Process.HEARTBEAT] += 1
 
     # --- what the supervisor says ---
 

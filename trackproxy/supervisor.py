@@ -215,10 +215,16 @@ class Supervisor:
         loop, spawn = asyncio.get_running_loop(), self._tasks.spawn
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.heard_stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: spawn(self.reloads.reload(SIGNAL), RELOAD))
+        loop.add_signal_handler(signal.SIGHUP, self._heard_reload)
         loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
         loop.add_signal_handler(signal.SIGUSR2, lambda: spawn(self._upgrades.upgrade(SIGNAL), UPGRADE))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_SUPERVISOR)  # blocked by an upgrade
+
+    def _heard_reload(self) -> None:
+        """Reload, unless one that a signal has asked for has not begun: it reads what there is then."""
+        if not self.reloads.is_signalled:
+            self.reloads.is_signalled = True
+            self._tasks.spawn(self.reloads.reload(SIGNAL), RELOAD)
 
     def _reopen_logs(self) -> None:
         self.generations.reopen_logs()

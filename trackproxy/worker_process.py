@@ -50,13 +50,16 @@ def _unraisable(what: sys.UnraisableHookArgs) -> None:
 async def _serve(order: Order, control: socket.socket) -> None:
     control.setblocking(False)
     reader, writer = await asyncio.open_connection(sock=control)
-    with handing_on(Reports(writer).event):
-        await _serve_until_over(order, reader, writer)
+    reports = Reports(writer)
+    with handing_on(reports.event):
+        await _serve_until_over(order, reports, reader, writer)
 
 
-async def _serve_until_over(order: Order, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _serve_until_over(
+    order: Order, reports: Reports, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     board = Board.open(order.board_fd)
-    worker = Worker(order.settings, board, order.number, lambda index: writer.write(b"suspect %d\n" % index))
+    worker = Worker(order.settings, board, order.number, reports.suspect)
     listeners = {name: [_opened(fd) for fd in fds] for name, fds in order.listeners.items()}
     await worker.start(listeners)
     tune_collector()
@@ -71,17 +74,25 @@ async def _serve_until_over(order: Order, reader: asyncio.StreamReader, writer: 
 
 
 class Reports:
-    """What goes up to the supervisor of events: without waiting for it, and bounded."""
+    """What goes up to the supervisor of suspicions and events: without waiting for it, and bounded."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
         self._dropped = 0
 
+    def suspect(self, index: int) -> None:
+        """Have an endpoint probed, unless too much waits: among that are others of the kind."""
+        if not self._writer.is_closing() and not self._is_full():
+            self._writer.write(b"suspect %d\n" % index)
+
+    def _is_full(self) -> bool:
+        return self._writer.transport.get_write_buffer_size() > MOST_UNSENT_BYTES
+
     def event(self, told: Event) -> None:
         """Send an event, unless the supervisor does not take what it has been sent; these are counted."""
         if self._writer.is_closing():
             return
-        if self._writer.transport.get_write_buffer_size() > MOST_UNSENT_BYTES:
+        if self._is_full():
             self._dropped += 1
             return
         if self._dropped:

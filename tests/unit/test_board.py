@@ -306,7 +306,7 @@ def test_answers_to_each_method_and_of_each_class_have_a_cell_of_their_own(board
 
 
 @given(st.tuples(st.integers(0, 5), st.integers(1, 4), st.integers(0, 3)), st.data())
-def test_retiring_a_worker_clears_its_gauges_claims_wants_and_clients_and_nothing_else(
+def test_retiring_a_worker_clears_its_gauges_claims_wants_and_clients_and_beats_once_more(
     size: tuple[int, int, int], data: st.DataObject
 ) -> None:
     retired = data.draw(st.integers(0, size[1] - 1))
@@ -321,6 +321,7 @@ def test_retiring_a_worker_clears_its_gauges_claims_wants_and_clients_and_nothin
                     row[gauge] = 0
             if worker == retired and kind == "counters":
                 row[Counter.TOTAL] = max(row[Counter.TOTAL], answers_in(row))
+        expected["process", retired, 0][Process.HEARTBEAT] += 1
         board.retire(retired)
         assert read(board) == expected
 

@@ -293,6 +293,31 @@ async def test_what_a_node_has_counted_goes_on_at_another_address(cluster: Clust
     assert {key.address: row[Counter.TOTAL] for key, row in cluster.totals().items()} == {alive: 11}
 
 
+async def test_nothing_is_counted_twice_of_a_node_that_returns_to_an_address_as_its_last_worker_there_ends(
+    cluster: Cluster,
+) -> None:
+    first = await serve(cluster, settings_of("127.0.0.1:7"))
+    first.board.counters(0, 0)[Counter.TOTAL] = 5
+    second = await serve(cluster, settings_of("127.0.0.1:9"))
+    second.board.counters(0, 0)[Counter.TOTAL] = 7
+    third = await cluster.view(settings_of("127.0.0.1:7"), 2)
+    cluster.leave(first)
+    cluster.adopt(third)
+    cluster.leave(second)
+    assert [row[Counter.TOTAL] for row in cluster.totals().values()] == [12]
+
+
+async def test_an_endpoint_is_forgotten_if_only_a_view_that_was_given_up_has_named_it(
+    cluster: Cluster,
+) -> None:
+    first = await serve(cluster, settings_of("127.0.0.1:7"))
+    await serve(cluster, settings_of("127.0.0.1:9"))
+    given_up = await cluster.view(settings_of("127.0.0.1:7"), 2)
+    cluster.leave(first)
+    cluster.leave(given_up)
+    assert [key.address for key in cluster.totals()] == ["127.0.0.1:9"]
+
+
 async def test_probes_are_counted_by_what_they_have_found(cluster: Cluster, alive: str, dead: str) -> None:
     view = await serve(cluster, settings_of(alive, dead, probe="tcp"))
     passed, failed = (row.watched.probed for row in view.rows)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.unit.told import told as events
-from trackproxy.board import Counter
+from trackproxy.board import Counter, Process
 from trackproxy.control import drain as module
 from trackproxy.control.cluster import Cluster
 from trackproxy.control.drain import Drains
@@ -31,10 +31,35 @@ async def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         cluster.stop()
 
 
-async def serve(cluster: Cluster, **more: Any) -> None:
+@pytest.fixture(autouse=True)
+async def beating(cluster: Cluster) -> AsyncIterator[Beating]:
+    """Workers whose hearts beat; all of them have followed soon."""
+    beating = Beating(cluster)
+    task = asyncio.create_task(beating.run())
+    yield beating
+    task.cancel()
+
+
+class Beating:
+    """The hearts of all workers. late: numbers of those that stand still."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.late: set[int] = set()
+        self._cluster = cluster
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        while True:
+            for view in self._cluster.views:
+                for number in {*range(view.board.workers)} - self.late:
+                    view.board.process(number)[Process.HEARTBEAT] += 1
+            await asyncio.sleep(0.005)
+
+
+async def serve(cluster: Cluster, workers: int = 1, **more: Any) -> None:
     service = {"protocol": "http", "listen": ["127.0.0.1:0"], "probe": {"type": "off"}, **more}
     nodes = {"a": {"address": "127.0.0.1:9"}}
-    cluster.adopt(await cluster.view(load(None, {"nodes": nodes, "services": {"web": service}}), 1))
+    cluster.adopt(await cluster.view(load(None, {"nodes": nodes, "services": {"web": service}}), workers))
 
 
 async def over(drains: Drains) -> None:
@@ -67,6 +92,37 @@ async def test_else_it_ends_once_the_node_is_empty(
     drain = drains.begin("a", 600.0, **how)
     await over(drains)
     assert drain.outcome == "empty"
+
+
+async def test_it_does_not_end_before_a_worker_has_followed_that_is_late(
+    cluster: Cluster, beating: Beating
+) -> None:
+    await serve(cluster, workers=2)
+    beating.late = {1}
+    drain = Drains(cluster).begin("a", 600.0)
+    await asyncio.wait({asyncio.create_task(drain.over.wait())}, timeout=0.1)
+    assert drain.outcome is None
+    cluster.views[0].board.counters(1, 0)[Counter.ACTIVE] = 1  # what it had begun until then
+    beating.late = set()
+    await asyncio.wait({asyncio.create_task(drain.over.wait())}, timeout=0.1)
+    assert drain.outcome is None
+    cluster.views[0].board.counters(1, 0)[Counter.ACTIVE] = 0
+    await asyncio.wait_for(drain.over.wait(), 5)
+    assert drain.outcome == "empty"
+
+
+@pytest.mark.parametrize("replaced", [True, False], ids=["another one follows", "it was not needed any more"])
+async def test_a_late_worker_that_dies_is_not_waited_for(
+    cluster: Cluster, beating: Beating, replaced: bool
+) -> None:
+    await serve(cluster, workers=2)
+    beating.late = {1}
+    drains = Drains(cluster)
+    drains.begin("a", 600.0)
+    await asyncio.sleep(0)
+    view = cluster.views[0]
+    (view.board.retire if replaced else view.bury)(1)
+    await over(drains)
 
 
 async def test_a_stop_is_not_the_end_of_a_drain(cluster: Cluster) -> None:

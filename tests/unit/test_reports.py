@@ -60,6 +60,18 @@ async def test_a_worker_does_not_wait_for_its_supervisor_and_says_later_how_much
     closing.close()
 
 
+async def test_suspicions_that_nobody_takes_are_bounded_too() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    _, writer = await asyncio.open_connection(sock=theirs)
+    reports = Reports(writer)
+    for _ in range(MOST_UNSENT_BYTES):
+        reports.suspect(1)
+    assert 0 < writer.transport.get_write_buffer_size() < MOST_UNSENT_BYTES + 100
+    ours.close()
+    writer.close()
+
+
 async def _next(reader: asyncio.StreamReader) -> Event:
     async with asyncio.timeout(10):
         word, _, rest = (await reader.readline()).partition(b" ")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import os
+import pickle
 import socket
 import sys
 from collections.abc import Iterator
 
 import pytest
 
+from trackproxy.admin_sections import Admin
 from trackproxy.board import Board
 from trackproxy.control.listeners import Place
 from trackproxy.control.takeover import ENDED, Crewed, Handover, own_arguments
@@ -99,6 +101,33 @@ def test_settings_of_another_version_are_left_out(handover: Handover, pickled: b
     got = loaded(json.dumps(tree).encode())
     assert got.generations[0].settings is None
     assert got.generations[0].open_board() is None
+    close(got)
+
+
+def own_settings(handover: Handover) -> Settings:
+    """Those that are handed over, made anew: defaults are everybody's."""
+    (crewed,) = handover.generations
+    crewed.settings = settings = pickle.loads(pickle.dumps(crewed.settings))
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def test_settings_of_an_older_version_have_the_defaults_of_what_it_did_not_know(handover: Handover) -> None:
+    settings = own_settings(handover)
+    web, node = settings.services["web"], settings.nodes["a"]
+    before = pickle.loads(pickle.dumps(settings.model_copy(update={"admin": Admin()})))
+    for part, key in ((settings, "admin"), (web, "access_log"), (web.timeouts, "connect"), (node, "weight")):
+        del part.__dict__[key]
+    got = loaded(handover.dump())
+    assert got.generations[0].settings == before
+    close(got)
+
+
+def test_settings_without_what_has_no_default_are_left_out(handover: Handover) -> None:
+    settings = own_settings(handover)
+    del settings.nodes["a"].__dict__["address"]
+    got = loaded(handover.dump())
+    assert got.generations[0].settings is None
     close(got)
 
 

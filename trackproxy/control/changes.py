@@ -113,7 +113,9 @@ class Changes:
     async def served(self, loaded: Settings, applied: Applied) -> None:
         """Settings that were LOADED are in force: forget what they have overtaken, and say so."""
         self._loaded = loaded
-        await self._store.forget(applied.outdated, applied.lines)
+        await self._store.settled()
+        now = self.over(loaded)  # states may have been set meanwhile, of nodes that are gone
+        await self._store.forget(now.outdated, now.lines)
         self._know(applied)
 
     def _know(self, applied: Applied) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from trackproxy.board import GAUGES, ROW, Board, Counter, State
+from trackproxy.board import GAUGES, ROW, Board, Counter, Process, State
 from trackproxy.control.memory import HealthMemory
 from trackproxy.control.panics import Panics
 from trackproxy.control.probing import Probing
@@ -53,6 +53,7 @@ class Cluster:
         self._probing = Probing(session, self._heard)
         self._watched: dict[Key, Watched] = {}
         self._panics = Panics()
+        self._coming: list[Row] = []  # of a view that is not adopted yet
         self._handed: dict[str, Mapping[str, Any]] = {}
         self._routes = RouteTotals()
         self.states: dict[str, AdminState] = {}
@@ -130,7 +131,7 @@ class Cluster:
 
         Nothing else changes until `adopt`.
         """
-        rows = self.rows_of(settings)
+        rows = self._coming = self.rows_of(settings)
         await self._find_out(rows)
         routes = len(routes_of(settings))
         view = View(Board.create(len(rows), max(workers, 1), routes, self._secret()), rows, settings)
@@ -153,6 +154,7 @@ class Cluster:
     def adopt(self, view: View) -> None:
         """Make VIEW the newest one: probe what it names, forget endpoints that no view names."""
         self.views.append(view)
+        self._coming = []
         self.adopted.set()
         self.states = {name: self.states.get(name, AdminState.READY) for name in view.settings.nodes}
         for row in view.rows:
@@ -172,12 +174,14 @@ class Cluster:
         self.publish()
 
     def leave(self, view: View) -> None:
-        """The workers of VIEW are gone: keep their totals."""
+        """The workers of VIEW are gone: keep their totals, if it was ever adopted."""
         if view in self.views:
             self.views.remove(view)
             view.carry()
             self._routes.carry(view)
-            self._forget()
+        else:
+            self._coming = []
+        self._forget()
         view.board.close()
 
     def _find(self, name: str, route: str, config: EndpointConfig, service: AnyService) -> Watched:
@@ -209,7 +213,9 @@ class Cluster:
         await self._probing.first(unknown)
 
     def _forget(self) -> None:
-        named = {row.watched.key for view in self.views for row in view.rows}
+        named = {
+            row.watched.key for rows in (self._coming, *(view.rows for view in self.views)) for row in rows
+        }
         for key in [key for key in self._watched if key not in named]:
             self._probing.stop(self._watched[key])
             self._bequeath(self._watched.pop(key))
@@ -351,6 +357,14 @@ class Cluster:
             self.publish()
 
     # --- what is counted ---
+
+    def heard(self) -> Callable[[], bool]:
+        """Return what says whether each worker that runs now has followed what was published before.
+
+        Then all is told, too, that it had begun until it followed.
+        """
+        before = [beats for view in self.views for beats in view.beats()]
+        return lambda: all(process[Process.HEARTBEAT] != beat for process, beat in before)
 
     def left(self, nodes: Iterable[str]) -> dict[str, dict[str, int]]:
         """Return what is open on each of these NODES: requests, tunnels, sessions, idle connections."""

@@ -1,9 +1,9 @@
 """Drains: nodes on their way out. One verb with an end: no new clients, then nothing, then disabled.
 
-A drain ends when nothing is open on the node any more, or at its deadline; what is left then is closed, and
-requests that may be sent again go elsewhere. While sticky clients are kept they may come back at any time: a
-node that has had any in this program's time is drained up to the deadline; so is one whose drain is older
-than this program, where clients may have our cookie.
+A drain ends when every worker has followed and nothing is open on the node any more, or at its deadline; what
+is left then is closed, and requests that may be sent again go elsewhere. While sticky clients are kept they
+may come back at any time: a node that has had any in this program's time is drained up to the deadline; so is
+one whose drain is older than this program, where clients may have our cookie.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trackproxy.telling import tell
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 4 * BEAT_S  # by then every worker has followed, and has told what it has
+LOOK_S = 4 * BEAT_S  # by then every worker that is not late has followed, and has told what it has
 
 Sticky = Literal["keep", "move"]
 
@@ -108,6 +108,7 @@ class Drains:
 
     async def _carry_out(self, drain: Drain) -> None:
         time, node = asyncio.get_running_loop().time, drain.node
+        heard = self._cluster.heard()
         while True:
             await asyncio.sleep(min(LOOK_S, max(drain.deadline - time(), 0.0)))
             if self._cluster.states.get(node) is not AdminState.DRAIN:  # a reload has dropped the node
@@ -117,10 +118,11 @@ class Drains:
             if not self._cluster.views:  # a stop has ended all workers: the next program goes on with it
                 del self._tasks[node]
                 return
+            followed = heard()  # before we look: what a worker tells is complete then
             left = self._cluster.left([node])[node]
             open_ = left["requests"] + left["tunnels"] + left["sessions"]
             waits = drain.sticky == "keep" and self._cluster.has_sticky_clients(node, ever=drain.resumed)
-            if (not open_ and not waits) or time() >= drain.deadline:
+            if (not open_ and not waits and followed) or time() >= drain.deadline:
                 break
         self._cluster.set_state(node, AdminState.DISABLED)
         self._cluster.end(node)

@@ -113,8 +113,9 @@ class Listeners:
         }
 
     def names(self, service: str) -> list[str]:
-        """Return where clients reach a service."""
-        return [str(Place.of(self.rows[place][0])) for place in self.services[service]]
+        """Return where clients reach a service, nothing once that is closed."""
+        listeners = [self.rows[place][0] for place in self.services[service]]
+        return [str(Place.of(listener)) for listener in listeners if listener.fileno() >= 0]
 
     def reached(self, service: str) -> list[str]:
         """Return where clients reach a service, with TLS too; nothing once all is closed."""

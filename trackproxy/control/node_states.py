@@ -83,6 +83,7 @@ class NodeStates:
             yield
             return
         async with self._turns.turn():
+            self._turns.must_go_on()
             only_if()
             entry["from"] = self._cluster.states[node].value
             yield

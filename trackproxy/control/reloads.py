@@ -12,7 +12,7 @@ from typing import Protocol
 
 from trackproxy.admin_sections import Admin
 from trackproxy.control.activation import Notifier
-from trackproxy.control.audit import LOCAL, audited, telling_failure
+from trackproxy.control.audit import LOCAL, SIGNAL, audited, telling_failure
 from trackproxy.control.changes import Changes
 from trackproxy.control.generation import Generation
 from trackproxy.control.generations import Generations
@@ -68,6 +68,7 @@ class Reloads:
     """Reads the settings again.
 
     counts: how many reloads there were, by whether they went well. last: what came of the last one.
+    is_signalled: whether one that a signal has asked for has not begun.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Reloads:
         self._notifier = notifier
         self.counts = {True: 0, False: 0}
         self.last: Outcome | None = None
+        self.is_signalled = False
 
     async def reload(self, who: str = LOCAL) -> str:
         """Read the settings again and serve them; return what came of it. WHO: has asked for it.
@@ -92,6 +94,8 @@ class Reloads:
     async def _reload_alone(self, who: str) -> str:
         with audited(who, "reload"):
             async with self._turns.turn():
+                if who == SIGNAL:
+                    self.is_signalled = False
                 with telling_failure("reload_failed", "not reloaded", who):
                     self._turns.must_go_on()
                     self._notifier.reloading()

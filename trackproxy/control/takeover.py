@@ -18,7 +18,10 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.fields import FieldInfo
 
 from trackproxy.board import Board, BoardError
 from trackproxy.control.children import FOR_SUPERVISOR
@@ -138,9 +141,31 @@ def _opened(fd: int) -> socket.socket:
 def _readable(text: str) -> Settings | None:
     try:
         settings = pickle.loads(base64.b64decode(text))
+        _complete(settings)
     except Exception:  # noqa: BLE001 - whatever another version's objects do when they are made
         return None  # another version's; its workers end without hearing of health any more
     return settings if isinstance(settings, Settings) else None
+
+
+def _complete(part: object) -> None:
+    """Give settings of an older version what that did not have, as its default; raises ValueError without."""
+    if isinstance(part, BaseModel):
+        for name, field in type(part).model_fields.items():
+            if name not in part.__dict__:
+                part.__dict__[name] = _default(name, field)
+        part = part.__dict__
+    if isinstance(part, Mapping):
+        part = [*part.values()]
+    for one in part if isinstance(part, list | tuple) else ():
+        _complete(one)
+
+
+def _default(name: str, field: FieldInfo) -> object:
+    if field.is_required():
+        raise ValueError(f"{name} has no default")
+    default = field.get_default(call_default_factory=True, validated_data={})
+    kind: Any = Annotated[field.annotation, field]
+    return TypeAdapter(kind).validate_python(default)  # defaults are written as a file has them
 
 
 async def try_out() -> None:

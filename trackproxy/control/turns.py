@@ -28,6 +28,7 @@ class Turns:
         self._generations = generations
         self._tasks = tasks
         self._lock = asyncio.Lock()
+        self._upgrading = False
         self.stopping = asyncio.Event()
 
     @asynccontextmanager
@@ -36,13 +37,30 @@ class Turns:
         async with self._lock:
             yield
 
+    @asynccontextmanager
+    async def last(self) -> AsyncIterator[None]:
+        """Refuse, inside this block, all who wait or come: another program has the next turn.
+
+        For whoever has the turn.
+        """
+        self._upgrading = True
+        self._lock.release()
+        try:
+            yield
+        finally:
+            await self._lock.acquire()
+            self._upgrading = False
+
     @property
     def are_over(self) -> bool:
         """Whether we are on our way out."""
-        return self.stopping.is_set() or not self._generations.running  # none: the start has failed
+        begun = bool(self._generations.running)  # else the start has failed
+        return self._upgrading or self.stopping.is_set() or not begun
 
     def must_go_on(self) -> None:
         """Raise StartFailed if we are on our way out."""
+        if self._upgrading:
+            raise StartFailed("an upgrade is under way; ask again when it is done")
         if self.are_over:
             raise StartFailed("this trackproxy is stopping")
 

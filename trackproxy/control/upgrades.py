@@ -97,7 +97,7 @@ class Upgrades:
         async with self._turns.turn():
             with telling_failure("upgrade_failed", "not upgraded", who):
                 if self._turns.are_over:
-                    raise UpgradeFailed("this trackproxy is stopping")
+                    raise UpgradeFailed("this trackproxy is being upgraded already, or stopping")
                 text = "upgrading: trying the new program"
                 tell(log, logging.INFO, "upgrade", text, state="begun", who=who)
                 await self._upgrade()
@@ -123,9 +123,9 @@ class Upgrades:
         try:
             self._must_be_possible()
             await try_out()
-            await self._estate.changes.settled()
             self._notifier.reloading()
-            async with self._estate.way.resting():
+            async with self._turns.last(), self._estate.way.resting():
+                await self._estate.changes.settled()
                 become(self._estate.hand_over())
         except (UpgradeFailed, OSError):
             self._notifier.ready(self._generations.summary())

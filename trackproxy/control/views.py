@@ -6,12 +6,12 @@ An endpoint is the same one across reloads and upgrades as long as its service, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from operator import add
 from typing import NamedTuple
 
-from trackproxy.board import GAUGES, ROW, Board, Counter
+from trackproxy.board import GAUGES, ROW, Board, Counter, Process
 from trackproxy.health.checker import Checker
 from trackproxy.health.looking import Result
 from trackproxy.health.verdict import Verdict
@@ -118,6 +118,16 @@ class View:
         if worker not in self.gone:
             self.gone.add(worker)
             self.board.retire(worker)
+
+    def beats(self) -> Iterator[tuple[memoryview, int]]:
+        """Yield what each worker that runs says of itself, and its heartbeat now.
+
+        Workers of another version, of which nothing is on this board, hear and tell nothing.
+        """
+        for number in range(self.board.workers if self.rows else 0):
+            if number not in self.gone:
+                process = self.board.process(number)
+                yield process, process[Process.HEARTBEAT]
 
     def carry(self) -> None:
         """Add the totals of its workers, which are gone, to what is known of each endpoint."""
