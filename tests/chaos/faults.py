@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import cycle, islice
 
 from tests.chaos.figures import Excuse
+from tests.chaos.operators import operate
 from tests.chaos.proxy import REFUSED, RELOADED, UPGRADED
 from tests.chaos.runs import NAMES, Fault, Run
 from trackproxy.commands.client import Client
@@ -118,7 +119,7 @@ def kill_worker(run: Run) -> None:
     may_lose = run.scale.connections if run.kind == "fresh" else run.proxy.connections_of(victim)
     run.begins()
     os.kill(victim, signal.SIGKILL)
-    run.excuse = Excuse(may_lose, run.begun_at, run.begun_at + LOST_S)
+    run.excuses.append(Excuse(may_lose, run.begun_at, run.begun_at + LOST_S))
     if not run.until(lambda: len(run.proxy.serving() - {victim}) == len(before), REPLACED_S):
         run.problems.append(f"the killed worker {victim} was not replaced within {REPLACED_S:g} s")
     run.hold(run.scale.fault_s)
@@ -215,6 +216,7 @@ FAULTS = {
         Fault("reload-nonsense", reload_nonsense, "", "busy"),
         Fault("upgrades", upgrade),
         Fault("upgrades-fresh", upgrade, "", "fresh"),
+        Fault("operators", operate, "", "busy", workers=True),
         Fault("sigterm", terminate, "", "busy", ends_proxy=True),
         Fault("sigterm-fresh", terminate, "", "fresh", ends_proxy=True),
     )

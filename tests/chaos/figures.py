@@ -90,10 +90,10 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return ranked[max(0, -(-len(ranked) * percent // 100) - 1)]
 
 
-def unexcused(tally: Tally, excuse: Excuse | None, posts_may_fail: bool) -> list[str]:
+def unexcused(tally: Tally, excuses: Sequence[Excuse], posts_may_fail: bool) -> list[str]:
     """A sentence for each kind of failure that should not have been, with the first of them."""
     bad = [one for one in tally.failures if not (one["post"] and posts_may_fail)]
-    if excuse is not None:
+    for excuse in excuses:
         excused = [one for one in bad if _is_excused(one, excuse)]
         bad = [one for one in bad if not _is_excused(one, excuse)]
         if len(excused) > excuse.count:

@@ -45,7 +45,8 @@ class Run:
     """What a fault acts upon, and what it notes down.
 
     begun_at, ended_at: of the fault. newest: the last request that had been made at its end. used: the
-    nodes that get requests after it. excuse: failures that it makes unavoidable. problems: sentences.
+    nodes that get requests after it. excuses: failures that it makes unavoidable. problems: sentences.
+    check: returns more of these once the load is over.
     attempts: to use the sick node, if they can be seen.
     """
 
@@ -57,10 +58,11 @@ class Run:
     begun_at: float = 0.0
     ended_at: float = 0.0
     newest: int = 0
-    excuse: Excuse | None = None
+    excuses: list[Excuse] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     used: tuple[str, ...] = NAMES
     attempts: list[float] | None = None
+    check: Callable[[Tally], list[str]] = lambda tally: []
 
     def begins(self) -> None:
         """The fault is in force."""
@@ -119,6 +121,7 @@ def perform(fault: Fault, scale: Scale, folder: Path) -> tuple[Figures, str]:
         if not fault.ends_proxy:
             _calm_down(run)
         tally = run.load.stop()
+        run.problems += run.check(tally)
         return _figures(fault, run, tally), run.proxy.log.tail()
 
 
@@ -177,7 +180,7 @@ def _detected(fault: Fault, run: Run, received: Arrivals) -> float | None:
 
 
 def _problems(fault: Fault, run: Run, tally: Tally, received: Arrivals) -> list[str]:
-    problems = unexcused(tally, run.excuse, posts_may_fail=bool(fault.sick))
+    problems = unexcused(tally, run.excuses, posts_may_fail=bool(fault.sick))
     if tally.requests < FEWEST_REQUESTS:
         problems.append(f"only {tally.requests} requests: the load hardly ran")
     for name in set(received) - set(run.used):

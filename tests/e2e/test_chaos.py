@@ -28,13 +28,13 @@ def test_no_request_is_lost_and_no_post_is_sent_twice(name: str, tmp_path: Path)
 
 
 def test_a_lost_request_is_a_problem() -> None:
-    assert unexcused(Tally(failed=1, failures=[LOST]), None, posts_may_fail=True)
+    assert unexcused(Tally(failed=1, failures=[LOST]), [], posts_may_fail=True)
 
 
 def test_a_failed_post_is_a_problem_unless_a_node_was_sick() -> None:
     tally = Tally(posts_failed=1, failures=[LOST | {"post": True}])
-    assert unexcused(tally, None, posts_may_fail=False)
-    assert not unexcused(tally, None, posts_may_fail=True)
+    assert unexcused(tally, [], posts_may_fail=False)
+    assert not unexcused(tally, [], posts_may_fail=True)
 
 
 @pytest.mark.parametrize(
@@ -44,16 +44,16 @@ def test_a_failed_post_is_a_problem_unless_a_node_was_sick() -> None:
 )
 def test_a_killed_worker_excuses_what_it_had_on_its_way_and_no_more(excuse: Excuse, excused: bool) -> None:
     tally = Tally(failed=2, failures=[LOST, LOST | {"number": 2}])
-    assert bool(unexcused(tally, excuse, posts_may_fail=False)) is not excused
+    assert bool(unexcused(tally, [excuse], posts_may_fail=False)) is not excused
 
 
 def test_a_wrong_status_is_never_excused() -> None:
     tally = Tally(failed=1, failures=[LOST | {"how": "status 502"}])
-    assert unexcused(tally, Excuse(64, 0.0, 9.0), posts_may_fail=True)
+    assert unexcused(tally, [Excuse(64, 0.0, 9.0)], posts_may_fail=True)
 
 
 def test_failures_beyond_those_that_were_kept_count_too() -> None:
-    assert unexcused(Tally(failed=2, failures=[LOST]), Excuse(64, 0.0, 9.0), posts_may_fail=True)
+    assert unexcused(Tally(failed=2, failures=[LOST]), [Excuse(64, 0.0, 9.0)], posts_may_fail=True)
 
 
 def test_a_post_at_two_nodes_is_told_from_a_get_that_moved() -> None:

@@ -76,6 +76,22 @@ def test_an_endpoint_that_has_just_come_is_not_compared_with_nothing(looks: Look
     assert looks.of([B]) is None
 
 
+def test_of_an_endpoint_that_went_and_came_back_counts_what_has_come_since(
+    looks: Looks, totals: Totals
+) -> None:
+    looks.ask(0.0)
+    totals.rows[A][Counter.TOTAL] = totals.rows[A][Counter.WHOLE + 3] = 30
+    looks.take(0.0)
+    totals.rows[A][Counter.TOTAL] = totals.rows[A][Counter.WHOLE + 5] = 40  # counted anew: none under + 3
+    totals.rows[A][Counter.WHOLE + 3] = 0
+    looks.take(2.0)
+    found = looks.of([A])
+    assert found is not None
+    assert found.rate == 20.0
+    assert found.p50_ms is not None
+    assert BUCKETS_S[4] < found.p50_ms / 1000 <= BUCKETS_S[5]
+
+
 def test_nobody_looks_once_nobody_has_asked_for_a_while(looks: Looks, totals: Totals) -> None:
     assert looks.ask(0.0)
     assert looks.take(0.0)

@@ -19,6 +19,7 @@ from trackproxy.control.views import Key
 
 LOOK_S = 1.0  # from one look to the next
 LOOKS = 6  # that are kept
+TOTALS = slice(Counter.EJECTED_CONNECT, None)  # of a row: what only grows
 ASKED_S = 30.0  # how long looks go on after somebody has asked
 
 FAILED = (Counter.CONNECT_FAILURES, Counter.LOST, Counter.SILENT, Counter.MALFORMED, Counter.STATUS_5XX)
@@ -91,11 +92,17 @@ class Looks:
         if not common:
             return None
         pairs = [(last.totals[key], first.totals[key]) for key in common]
-        rows = [[*map(sub, new, old)] for new, old in pairs if new != old]
+        rows = [_since(old, new) for new, old in pairs if new != old]
         window_s = last.at - first.at
         if not rows:
             return Recent(round(window_s, 3), 0.0, 0.0, None, None, 0.0, 0.0)
         return _recent(window_s, reduce(_added, rows), sessions=sessions)
+
+
+def _since(old: list[int], new: list[int]) -> list[int]:
+    """Return what was counted between two looks; of an endpoint that went and came back, since it is back."""
+    moved = [*map(sub, new, old)]
+    return moved if min(moved[TOTALS]) >= 0 else new
 
 
 def _added(counts: list[int], others: list[int]) -> list[int]:
