@@ -184,6 +184,7 @@ async def test_a_value_of_one_service_and_a_limit_are_set_and_given_back(stage: 
         in (await say(stage, "weight", "one", "3", "--service", "web")).stdout
     )
     assert "one max_connections from 0 to 7, by " in (await say(stage, "limit", "one", "7")).stdout
+    await all_follow(stage, lambda answering: answering == {"one", "two"})  # the limit is shared out
     assert await shares(stage) == {"one": 30, "two": 10}
     await say(stage, "weight", "one", "config", "--service", "web")
     assert "*" not in (await say(stage, "limit", "one", "config")).stdout
