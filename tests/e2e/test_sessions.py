@@ -73,7 +73,7 @@ async def mail(tmp_path: Path) -> AsyncIterator[MailStage]:
     stage.write_mail()
     stage.launch()
     try:
-        await stage.expect("serving on")
+        await stage.expect("started: generation")
         yield stage
     finally:
         stage.kill()
