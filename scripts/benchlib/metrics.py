@@ -79,7 +79,7 @@ def measure_metrics(cores: Cores, folder: Path) -> list[Looked]:
         file.write_text(text)
         command = Command("trackproxy", [str(TRACKPROXY), "serve", "-c", str(file)], cores.proxy, {})
         with running(command, ports[0], folder) as pid:
-            time.sleep(SETTLE_S)
+            time.sleep(SETTLE_S)  # first probes of another program: nothing tells when all are done
             for port in ports:
                 _use(port)
             return [_look(pid, state / "control.sock", admin, path) for path in PATHS]
@@ -105,7 +105,7 @@ def _look(pid: int, socket_path: Path, admin: int, path: str) -> Looked:
         for number in range(LOOKS + 1):
             if number == 1:
                 before = _cpu_s(pid)
-            time.sleep(PAUSE_S)
+            time.sleep(PAUSE_S)  # as whoever looks comes again: at once would be answered with the same look
             one_ms, size = _ask(client, path)
             took_ms.append(one_ms)
         cpu_ms = (_cpu_s(pid) - before) * 1000 / LOOKS
@@ -132,7 +132,7 @@ def _flooded(client: http.client.HTTPConnection, admin: int, path: str) -> tuple
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as wrk:
         while wrk.poll() is None:
             lags_ms.append(_ask(client, "/healthz")[0])
-            time.sleep(0.01)
+            time.sleep(0.01)  # a sample now and then, so that asking is no load of its own
         assert wrk.stdout is not None
         told = wrk.stdout.read()
     return lags_ms, float(told.partition("Requests/sec:")[2].split()[0])
